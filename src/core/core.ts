@@ -1,0 +1,155 @@
+/**
+ * The copy core: all work that touches every byte. There are two of them, `native` (Rust) and `portable` (Node and
+ * WebAssembly), which give the same bytes; one test suite runs against both. A core holds no policy and no state: what
+ * to copy, when to stop and what a failure means is decided by its callers.
+ */
+export type CoreName = 'native' | 'portable';
+
+export type HashAlgorithm = 'xxh64' | 'blake3';
+
+/** Length of a hash in bytes. xxh64 is kept in its canonical, big-endian form. */
+export const hashLengthBytes: Readonly<Record<HashAlgorithm, number>> = { xxh64: 8, blake3: 32 };
+
+/** What became of a block in a copy job; the same numbers are used by the native core. */
+export const BlockState = {
+  /** Not selected, or not reached. */
+  Skipped: 0,
+  /** All zeros: nothing is stored. */
+  Zero: 1,
+  /** Stored: its offset and hash are filled in. */
+  Stored: 2,
+  /** A pre-image exists, so what the device holds is newer than the cut. The caller copies the pre-image. */
+  Preserved: 3,
+} as const;
+
+/** What a check found wrong with a stored block; the same numbers are used by the native core. */
+export const BlockFault = {
+  None: 0,
+  /** The bytes do not match the hash. */
+  Mismatch: 1,
+  /** The bytes could not be read, or the image ends before them. */
+  Unreadable: 2,
+} as const;
+
+/**
+ * Copy blocks [firstBlock, firstBlock + blockCount) of a device into an image. Per block: read, look at `preserved`
+ * again, test for zero, hash, append to a segment; segments are written at offsets taken from `cursor`.
+ *
+ * All typed arrays are over shared memory. The arrays of results have one entry per block of the job.
+ */
+export interface CopyJob {
+  /**
+   * `fd`: the device; byte n of the file is byte n of the device, holes are skipped. `bytes`: the content of exactly
+   * the blocks of this job, already read.
+   */
+  source: { fd: number } | { bytes: Uint8Array };
+  /** Size of the whole device in bytes; the last block may be shorter than the others. */
+  deviceSizeBytes: number;
+  /** A power of two from 4 KiB to 4 MiB. */
+  blockSizeBytes: number;
+  firstBlock: number;
+  blockCount: number;
+  algorithm: HashAlgorithm;
+  /** Device-wide bitmap of the blocks wanted. Absent: all of them. Others are left `Skipped`. */
+  selected?: Int32Array | undefined;
+  /** Device-wide bitmaps of copy-before-write. Absent: the source does not change during the job. */
+  preserved?: Int32Array | undefined;
+  copied?: Int32Array | undefined;
+  /** One word that must not be zero after each read: the barrier under which the source is held. */
+  barrier?: Int32Array | undefined;
+  /**
+   * `fd`: the image; segments are written to it. `bytes`: stored blocks are put here one after the other and
+   * `offsets` count from its start; it has room for all blocks of the job.
+   */
+  sink: { fd: number } | { bytes: Uint8Array };
+  /** One word: the next free byte of the image. Segments are taken from it in whole multiples of 4096 bytes. */
+  cursor: BigInt64Array;
+  /** The image may not grow beyond this offset. */
+  capacityBytes: number;
+  /** One word; not zero means stop at the next run of blocks. */
+  cancel: Int32Array;
+  /** Two words that count up while the job runs: bytes of the device dealt with; bytes read from it (no holes). */
+  progress: BigInt64Array;
+  /** Results: a {@link BlockState} per block. */
+  states: Uint8Array;
+  /** Results: where the block was put, in bytes; only for `Stored`. */
+  offsets: Float64Array;
+  /** Results: the hashes one after the other; only for `Stored`. */
+  hashes: Uint8Array;
+}
+
+/** Why a job ended. Failures are thrown instead. */
+export type JobEnd = 'done' | 'cancelled' | 'barrier-lost';
+
+export interface CopyResult {
+  end: JobEnd;
+  /** Bytes of block data that were stored, without alignment. */
+  storedBytes: number;
+}
+
+/**
+ * Check stored blocks against their hashes and, with a target, write them out. Blocks whose state is `Stored` are read
+ * from the image; `Zero` blocks are made zero on the target when it may hold something else.
+ */
+export interface RestoreJob {
+  imageFd: number;
+  /** The file or block device to write to. Absent: check only. */
+  targetFd?: number | undefined;
+  /** Whether the target may hold something other than zeros where the device holds zeros. */
+  zeroTarget: boolean;
+  deviceSizeBytes: number;
+  blockSizeBytes: number;
+  firstBlock: number;
+  blockCount: number;
+  algorithm: HashAlgorithm;
+  states: Uint8Array;
+  offsets: Float64Array;
+  hashes: Uint8Array;
+  cancel: Int32Array;
+  /** Two words that count up: bytes of the device dealt with; bytes read from the image. */
+  progress: BigInt64Array;
+  /** Results: a {@link BlockFault} per block. A faulty block is not written to the target. */
+  faults: Uint8Array;
+}
+
+/** Size and sector sizes of a block special file, in bytes. */
+export interface BlockGeometry {
+  sizeBytes: number;
+  logicalSectorBytes: number;
+}
+
+/**
+ * Errors are CofferdamErrors: SOURCE_READ_FAILED, SOURCE_SHRUNK, TARGET_FULL, TARGET_WRITE_FAILED from jobs, DEVICE_IO,
+ * DEVICE_FULL or DEVICE_UNSUPPORTED from the others; offset and length are filled in, the device is not.
+ */
+export interface Core {
+  readonly name: CoreName;
+
+  hash(algorithm: HashAlgorithm, bytes: Uint8Array): Uint8Array;
+  isZero(bytes: Uint8Array): boolean;
+
+  /** Blocks the calling thread until the job ends: call it on a worker thread. */
+  copy(job: CopyJob): CopyResult;
+  /** Blocks the calling thread until the job ends: call it on a worker thread. */
+  restore(job: RestoreJob): JobEnd;
+
+  /**
+   * Locks a whole open file against other openers of any process until the descriptor is closed (an open file
+   * description lock, fcntl(2)).
+   *
+   * @returns `locked`, `busy` if someone else holds it, or `unsupported` where there are no such locks.
+   */
+  lock(fd: number, mode: 'shared' | 'exclusive'): 'locked' | 'busy' | 'unsupported';
+  /** @param path of the block special file that `fd` is open on. */
+  blockGeometry(fd: number, path: string): BlockGeometry;
+  /**
+   * Makes a range of a file or block special file read as zeros, giving up its space where `mayTrim`.
+   *
+   * @returns false if there is no way cheaper than writing zeros; nothing was done then.
+   */
+  zeroRange(fd: number, offsetBytes: number, lengthBytes: number, mayTrim: boolean): Promise<boolean>;
+  /** Gives the space of a range back (hole, discard). False if it cannot; nothing was done then. */
+  discard(fd: number, offsetBytes: number, lengthBytes: number): Promise<boolean>;
+  /** Start and end offsets of data in [offset, offset + length), in order: [start, end, start, end, ...]. */
+  dataRanges(fd: number, offsetBytes: number, lengthBytes: number): Float64Array;
+}

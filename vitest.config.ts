@@ -1,0 +1,13 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts'],
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    // Worker threads of the copy pool share file descriptors and memory with their test, so each test file
+    // gets a process of its own.
+    pool: 'forks',
+    maxWorkers: 2,
+  },
+});
