@@ -1,0 +1,47 @@
+import { availableParallelism } from 'node:os';
+import { Piscina } from 'piscina';
+import type { CopyJob, CopyResult, Core, JobEnd, RestoreJob } from '../core/core.js';
+import { errorFromMessage } from '../runtime/error-message.js';
+import { invariant } from '../runtime/errors.js';
+import type { PoolReply, PoolTask } from './worker.js';
+
+/** Worker threads that run the core's jobs. Threads share this process's file descriptors and shared memory. */
+export class CopyPool implements AsyncDisposable {
+  readonly #threads: Piscina<PoolTask, PoolReply>;
+
+  /** @param workers number of threads, at least 1; by default one per processor. */
+  constructor(
+    readonly core: Core,
+    readonly workers: number = availableParallelism(),
+  ) {
+    this.#threads = new Piscina<PoolTask, PoolReply>({
+      filename: new URL('./worker.js', import.meta.url).href,
+      minThreads: workers,
+      maxThreads: workers,
+    });
+  }
+
+  /** @param device names the source in errors. */
+  async copy(device: string, job: CopyJob): Promise<CopyResult> {
+    const reply = await this.#run(device, { core: this.core.name, copy: job });
+    invariant('copied' in reply, 'a copy task was answered by something else');
+    return reply.copied;
+  }
+
+  /** @param device names the device in errors. */
+  async restore(device: string, job: RestoreJob): Promise<JobEnd> {
+    const reply = await this.#run(device, { core: this.core.name, restore: job });
+    invariant('restored' in reply, 'a restore task was answered by something else');
+    return reply.restored;
+  }
+
+  async #run(device: string, task: PoolTask): Promise<PoolReply> {
+    const reply = await this.#threads.run(task);
+    if ('failed' in reply) throw errorFromMessage(reply.failed, device);
+    return reply;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#threads.destroy();
+  }
+}
