@@ -10,6 +10,11 @@ export interface ServerControl {
   readonly id: string;
   /** Size of the server's device in bytes. */
   readonly sizeBytes: number;
+  /**
+   * What the device's bytes lie on, as far as it is known: two lists that share an entry share bytes. A backup uses it
+   * to refuse a target that is also a source.
+   */
+  readonly identities: readonly string[];
 
   status(): Promise<ServerStatus>;
 
@@ -18,7 +23,8 @@ export interface ServerControl {
    * call every later write, trim and write-zeroes is parked.
    *
    * @throws CofferdamError EPOCH_STALE if `epoch` is not higher than any seen before; CUT_ABORTED if the barrier came
-   * down (release, lease, newer epoch, power cut) before the drain ended.
+   * down (release, lease, newer epoch, power cut) before the drain ended; CUT_VOID if changes since
+   * `changedSinceEpoch` are not known.
    */
   cut(request: CutRequest): Promise<CutConfirmation>;
 
@@ -28,6 +34,9 @@ export interface ServerControl {
    * @throws CofferdamError EPOCH_STALE if that barrier is not up any more.
    */
   renew(epoch: number, leaseMs: number): Promise<void>;
+
+  /** Stops noting changes since the cut of `epoch`. Nothing happens if that ended already. */
+  stopTracking(epoch: number): Promise<void>;
 
   /** Lowers the barrier of `epoch`, admits what was parked in order, and says whether the cut can be trusted. */
   release(epoch: number): Promise<ReleaseAnswer>;
@@ -45,7 +54,7 @@ export interface CutRequest {
   fixedBy: 'barrier' | 'snapshot';
   /** Unit of copy-before-write and of change tracking, in bytes. A power of two from 4 KiB to 4 MiB. */
   blockSizeBytes: number;
-  /** Note from this instant on which blocks change, until the next cut collects them or `stopTracking`. */
+  /** Note from this instant on which blocks change, until a later cut collects them or `stopTracking`. */
   trackChanges?: boolean;
   /**
    * Fix only the blocks that changed since the cut of that epoch, which asked for `trackChanges`. The source says which
@@ -70,12 +79,19 @@ export interface CutSource extends AsyncDisposable {
   readonly selected: Int32Array<SharedArrayBuffer> | undefined;
   /** Tells copy-before-write that these blocks have been copied, so they need no pre-image from now on. */
   markCopied(firstBlock: number, blockCount: number): void;
+  /**
+   * Succeeds only if everything read from this source so far is as of the cut.
+   *
+   * @throws CofferdamError SNAPSHOT_BROKEN, CUT_VOID
+   */
+  assertIntact(): Promise<void>;
   close(): Promise<void>;
 }
 
 export interface NativeCutSource extends NativeSource {
   /** Bitmaps of copy-before-write; absent when the barrier alone fixes the contents. */
-  readonly marks: { preserved: Int32Array<SharedArrayBuffer>; copied: Int32Array<SharedArrayBuffer> } | undefined;
+  readonly marks:
+    { preserved: Int32Array<SharedArrayBuffer>; copied: Int32Array<SharedArrayBuffer> } | undefined;
   /** One word that is zero once the barrier that fixes the contents has come down; absent with a snapshot. */
   readonly barrier: Int32Array<SharedArrayBuffer> | undefined;
 }

@@ -1,0 +1,223 @@
+import { CofferdamError } from '../runtime/errors.js';
+import type { Clock } from '../runtime/clock.js';
+import type { ReleaseAnswer } from './control.js';
+
+/**
+ * The write barrier of one server.
+ *
+ * Invariants:
+ * 1. `word[0]` is 1 exactly while a hold is up.
+ * 2. No request is admitted while the word is 1.
+ * 3. `inFlight` is the number of requests admitted and not yet finished. It is raised in the same turn in which the
+ *    request is admitted, so a drain never overlooks one that is about to start.
+ * 4. Parked requests are admitted in the order in which they came, and before any request that comes later.
+ * 5. The epoch only grows.
+ * 6. A hold that has ended never comes up again, and only a release of its own epoch ends it unbroken.
+ */
+export class WriteBarrier {
+  /** One word in memory shared with worker threads and native code: 1 while the barrier is up. */
+  readonly word = new Int32Array(new SharedArrayBuffer(4));
+  readonly #name: string;
+  readonly #clock: Clock;
+  readonly #parked: ParkedRequest[] = [];
+  #epoch = 0;
+  #inFlight = 0;
+  #hold: Hold | undefined;
+  /** How the last hold ended, so that a repeated release answers the same. */
+  #lastRelease: { epoch: number; answer: ReleaseAnswer } | undefined;
+  #idleWaiters: (() => void)[] = [];
+
+  constructor(name: string, clock: Clock) {
+    this.#name = name;
+    this.#clock = clock;
+  }
+
+  get up(): boolean {
+    return this.#hold !== undefined;
+  }
+
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  get inFlight(): number {
+    return this.#inFlight;
+  }
+
+  get parked(): number {
+    return this.#parked.length;
+  }
+
+  /** Admits a request, now or when the barrier comes down. Whoever was admitted calls {@link finish} once. */
+  admit(): Promise<void> | undefined {
+    if (!this.#hold) {
+      this.#inFlight++;
+      return undefined;
+    }
+    this.#hold.parkedRequests++;
+    return new Promise((admit, refuse) => {
+      this.#parked.push({ admit, refuse, parkedAtMs: this.#clock.nowMs() });
+    });
+  }
+
+  finish(): void {
+    this.#inFlight--;
+    if (this.#inFlight === 0) this.#wakeIdleWaiters();
+  }
+
+  /**
+   * Raises the barrier. A hold of an older epoch that is still up is broken, and what it parked stays parked.
+   *
+   * @throws CofferdamError EPOCH_STALE
+   */
+  raise(epoch: number, leaseMs: number): Hold {
+    if (!Number.isSafeInteger(epoch) || epoch <= this.#epoch) {
+      throw new CofferdamError(
+        'EPOCH_STALE',
+        `server ${this.#name}: cut of epoch ${epoch} refused, epoch ${this.#epoch} was already seen; another coordinator is at work`,
+        { device: this.#name },
+      );
+    }
+    this.#epoch = epoch;
+    this.#end(`a coordinator with the newer epoch ${epoch} took over`);
+    Atomics.store(this.word, 0, 1);
+    const hold = new Hold(epoch, this.#clock.nowMs());
+    this.#hold = hold;
+    this.#lease(hold, leaseMs);
+    return hold;
+  }
+
+  /** @throws CofferdamError EPOCH_STALE if the barrier of this epoch is not up. */
+  renew(epoch: number, leaseMs: number): void {
+    const hold = this.#hold;
+    if (hold?.epoch !== epoch) {
+      throw new CofferdamError(
+        'EPOCH_STALE',
+        `server ${this.#name}: the barrier of epoch ${epoch} is not up any more`,
+        {
+          device: this.#name,
+        },
+      );
+    }
+    this.#lease(hold, leaseMs);
+  }
+
+  /**
+   * Resolves when every request admitted before the barrier went up has finished.
+   *
+   * @throws CofferdamError CUT_ABORTED if the hold ends first.
+   */
+  async drained(hold: Hold): Promise<void> {
+    while (this.#inFlight > 0 && this.#hold === hold) {
+      await new Promise<void>((wake) => this.#idleWaiters.push(wake));
+    }
+    if (this.#hold !== hold) {
+      throw new CofferdamError(
+        'CUT_ABORTED',
+        `server ${this.#name}: the barrier came down before the cut was confirmed: ${hold.brokenBecause ?? 'it was released'}`,
+        { device: this.#name },
+      );
+    }
+  }
+
+  /** Lowers the barrier of this epoch, if it is up, and says how it was held. May be repeated. */
+  release(epoch: number): ReleaseAnswer {
+    const hold = this.#hold;
+    if (hold?.epoch === epoch) {
+      this.#end(undefined);
+      this.#lower();
+    }
+    if (this.#lastRelease?.epoch === epoch) return this.#lastRelease.answer;
+    return {
+      heldWithoutBreak: false,
+      reason: `server ${this.#name} knows of no barrier of epoch ${epoch}; it may have restarted`,
+      holdMs: 0,
+      parkedRequests: 0,
+      longestParkMs: 0,
+    };
+  }
+
+  /** Breaks the hold, forgets how earlier ones ended and refuses what is parked: the server lost its power. */
+  reset(reason: string, refusal: Error): void {
+    this.#end(reason);
+    this.#lastRelease = undefined;
+    for (const request of this.#parked.splice(0)) request.refuse(refusal);
+    this.#lower();
+  }
+
+  /** Resolves when no admitted request is unfinished. */
+  async idle(): Promise<void> {
+    while (this.#inFlight > 0) await new Promise<void>((wake) => this.#idleWaiters.push(wake));
+  }
+
+  #lease(hold: Hold, leaseMs: number): void {
+    hold.lease?.[Symbol.dispose]();
+    hold.lease = this.#clock.setTimer(leaseMs, () => {
+      if (this.#hold !== hold) return;
+      this.#end(`its lease of ${leaseMs} ms ran out`);
+      this.#lower();
+    });
+  }
+
+  /** Ends the hold that is up, if any, without touching the word or the queue. */
+  #end(brokenBecause: string | undefined): void {
+    const hold = this.#hold;
+    if (!hold) return;
+    this.#hold = undefined;
+    hold.up = false;
+    hold.lease?.[Symbol.dispose]();
+    hold.brokenBecause =
+      brokenBecause ?? (hold.confirmed ? undefined : 'it was released before it was confirmed');
+    const now = this.#clock.nowMs();
+    const oldest = this.#parked[0];
+    if (oldest)
+      hold.longestParkMs = Math.max(hold.longestParkMs, now - Math.max(oldest.parkedAtMs, hold.raisedAtMs));
+    this.#lastRelease = { epoch: hold.epoch, answer: hold.answer(now) };
+    this.#wakeIdleWaiters();
+  }
+
+  #lower(): void {
+    // The word falls first: native readers that trust the barrier must see it down before any write is admitted.
+    Atomics.store(this.word, 0, 0);
+    for (const request of this.#parked.splice(0)) {
+      this.#inFlight++;
+      request.admit();
+    }
+  }
+
+  #wakeIdleWaiters(): void {
+    for (const wake of this.#idleWaiters.splice(0)) wake();
+  }
+}
+
+/** One raising of the barrier, from the cut until it comes down. */
+export class Hold {
+  up = true;
+  /** Set once the contents are fixed inside the barrier. */
+  confirmed = false;
+  brokenBecause: string | undefined;
+  parkedRequests = 0;
+  longestParkMs = 0;
+  lease: Disposable | undefined;
+
+  constructor(
+    readonly epoch: number,
+    readonly raisedAtMs: number,
+  ) {}
+
+  answer(nowMs: number): ReleaseAnswer {
+    return {
+      heldWithoutBreak: this.brokenBecause === undefined,
+      ...(this.brokenBecause === undefined ? {} : { reason: this.brokenBecause }),
+      holdMs: nowMs - this.raisedAtMs,
+      parkedRequests: this.parkedRequests,
+      longestParkMs: this.longestParkMs,
+    };
+  }
+}
+
+interface ParkedRequest {
+  admit: () => void;
+  refuse: (error: Error) => void;
+  parkedAtMs: number;
+}

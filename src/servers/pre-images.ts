@@ -1,0 +1,139 @@
+import { randomUUID } from 'node:crypto';
+import { open, unlink, type FileHandle } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { SharedBitmap } from '../core/bitmap.js';
+import { CofferdamError } from '../runtime/errors.js';
+import { formatBytes, GiB, MiB } from '../runtime/sizes.js';
+
+export interface PreImageLimits {
+  /** How many bytes of pre-images one snapshot keeps in memory. Default 64 MiB. */
+  memoryBytes?: number;
+  /** How many more it may keep in a spill file. Default 1 GiB. */
+  spillBytes?: number;
+  /** Where the spill file goes; it has no name and vanishes with the process. Default: the system's temporary folder. */
+  directory?: string;
+}
+
+/**
+ * The old contents of blocks that were overwritten while a snapshot is live: in memory up to a limit, then in a spill
+ * file up to another. Blocks that held only zeros cost one bit.
+ */
+export class PreImageStore implements AsyncDisposable {
+  readonly #limits: Required<PreImageLimits>;
+  readonly #inMemory = new Map<number, Uint8Array>();
+  readonly #spilled = new Map<number, number>();
+  readonly #zeros: SharedBitmap;
+  readonly #freeSlots: number[] = [];
+  #slots = 0;
+  #memoryUsedBytes = 0;
+  #spillFile: Promise<FileHandle> | undefined;
+
+  constructor(
+    readonly blockSizeBytes: number,
+    blockCount: number,
+    limits: PreImageLimits = {},
+  ) {
+    this.#zeros = new SharedBitmap(blockCount);
+    this.#limits = {
+      memoryBytes: limits.memoryBytes ?? 64 * MiB,
+      spillBytes: limits.spillBytes ?? GiB,
+      directory: limits.directory ?? tmpdir(),
+    };
+  }
+
+  putZero(block: number): void {
+    this.#zeros.add(block);
+  }
+
+  /**
+   * Keeps a copy of `bytes`, the whole old content of `block`.
+   *
+   * @throws CofferdamError SNAPSHOT_BROKEN when both limits are reached or the spill file cannot be written.
+   */
+  async put(block: number, bytes: Uint8Array): Promise<void> {
+    if (this.#memoryUsedBytes + bytes.length <= this.#limits.memoryBytes) {
+      this.#memoryUsedBytes += bytes.length;
+      this.#inMemory.set(block, bytes.slice());
+      return;
+    }
+    const slot = this.#freeSlots.pop() ?? this.#newSlot();
+    try {
+      this.#spillFile ??= openNameless(this.#limits.directory);
+      const file = await this.#spillFile;
+      const { bytesWritten } = await file.write(bytes, 0, bytes.length, slot * this.blockSizeBytes);
+      if (bytesWritten !== bytes.length) throw new Error('the disk is full');
+    } catch (cause) {
+      throw new CofferdamError(
+        'SNAPSHOT_BROKEN',
+        `pre-images could not be spilled to ${this.#limits.directory}: ${(cause as Error).message}`,
+        { cause },
+      );
+    }
+    this.#spilled.set(block, slot);
+  }
+
+  /** Copies `into.length` bytes of the pre-image of `block`, from `skipBytes` on, into `into`. */
+  async get(block: number, skipBytes: number, into: Uint8Array): Promise<void> {
+    const bytes = this.#inMemory.get(block);
+    if (bytes) {
+      into.set(bytes.subarray(skipBytes, skipBytes + into.length));
+      return;
+    }
+    const slot = this.#spilled.get(block);
+    if (slot !== undefined && this.#spillFile) {
+      const file = await this.#spillFile;
+      const { bytesRead } = await file.read(into, 0, into.length, slot * this.blockSizeBytes + skipBytes);
+      if (bytesRead === into.length) return;
+      throw new CofferdamError(
+        'SNAPSHOT_BROKEN',
+        `the spill file of pre-images is damaged at block ${block}`,
+      );
+    }
+    if (this.#zeros.has(block)) {
+      into.fill(0);
+      return;
+    }
+    throw new CofferdamError('SNAPSHOT_BROKEN', `the pre-image of block ${block} was already given up`);
+  }
+
+  /** Gives up the pre-image of a block that has been copied. */
+  free(block: number): void {
+    const bytes = this.#inMemory.get(block);
+    if (bytes) {
+      this.#memoryUsedBytes -= bytes.length;
+      this.#inMemory.delete(block);
+    }
+    const slot = this.#spilled.get(block);
+    if (slot !== undefined) {
+      this.#spilled.delete(block);
+      this.#freeSlots.push(slot);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#inMemory.clear();
+    this.#spilled.clear();
+    const file = this.#spillFile;
+    this.#spillFile = undefined;
+    await (await file?.catch(() => undefined))?.close();
+  }
+
+  #newSlot(): number {
+    if ((this.#slots + 1) * this.blockSizeBytes > this.#limits.spillBytes) {
+      throw new CofferdamError(
+        'SNAPSHOT_BROKEN',
+        `pre-images reached their limit of ${formatBytes(this.#limits.memoryBytes)} in memory and ` +
+          `${formatBytes(this.#limits.spillBytes)} spilled; allow more, or copy when there are fewer writes`,
+      );
+    }
+    return this.#slots++;
+  }
+}
+
+async function openNameless(directory: string): Promise<FileHandle> {
+  const path = join(directory, `.cofferdam-pre-images-${randomUUID()}`);
+  const file = await open(path, 'wx+', 0o600);
+  await unlink(path);
+  return file;
+}

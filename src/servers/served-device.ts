@@ -1,0 +1,71 @@
+import {
+  checkRequest,
+  type BlockDevice,
+  type Capabilities,
+  type Extent,
+  type WriteOptions,
+  type WriteZeroesOptions,
+} from '../devices/block-device.js';
+
+/** The ways into a server. */
+export interface ServerGate {
+  /** Reads, flushes and status: never parked. */
+  answer<T>(request: () => Promise<T>): Promise<T>;
+  /** Everything that changes the device: parked while the barrier is up. */
+  change(offsetBytes: number, lengthBytes: number, apply: () => Promise<void>): Promise<void>;
+}
+
+/** A server's device as its clients see it. */
+export class ServedDevice implements BlockDevice {
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly capabilities: Capabilities;
+  /** Clients must go through the barrier, so there is no way behind it. */
+  readonly nativeSource = undefined;
+  readonly #device: BlockDevice;
+  readonly #gate: ServerGate;
+
+  constructor(id: string, device: BlockDevice, gate: ServerGate) {
+    this.name = `server ${id}`;
+    this.sizeBytes = device.sizeBytes;
+    // The server adds no limits of its own, and all clients meet at one device.
+    this.capabilities = { ...device.capabilities, multiConnection: true };
+    this.#device = device;
+    this.#gate = gate;
+  }
+
+  async read(offsetBytes: number, into: Uint8Array): Promise<void> {
+    checkRequest(this, 'read', offsetBytes, into.length);
+    await this.#gate.answer(() => this.#device.read(offsetBytes, into));
+  }
+
+  async write(offsetBytes: number, bytes: Uint8Array, options?: WriteOptions): Promise<void> {
+    checkRequest(this, 'write', offsetBytes, bytes.length);
+    await this.#gate.change(offsetBytes, bytes.length, () => this.#device.write(offsetBytes, bytes, options));
+  }
+
+  async flush(): Promise<void> {
+    await this.#gate.answer(() => this.#device.flush());
+  }
+
+  async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
+    checkRequest(this, 'trim', offsetBytes, lengthBytes);
+    await this.#gate.change(offsetBytes, lengthBytes, () => this.#device.trim(offsetBytes, lengthBytes));
+  }
+
+  async writeZeroes(offsetBytes: number, lengthBytes: number, options?: WriteZeroesOptions): Promise<void> {
+    checkRequest(this, 'write zeroes', offsetBytes, lengthBytes);
+    await this.#gate.change(offsetBytes, lengthBytes, () =>
+      this.#device.writeZeroes(offsetBytes, lengthBytes, options),
+    );
+  }
+
+  async allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
+    checkRequest(this, 'allocation', offsetBytes, lengthBytes);
+    return this.#gate.answer(() => this.#device.allocation(offsetBytes, lengthBytes));
+  }
+
+  async close(): Promise<void> {}
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}

@@ -1,0 +1,244 @@
+import { SharedBitmap } from '../core/bitmap.js';
+import type { BlockDevice } from '../devices/block-device.js';
+import type { VolatileCacheDevice } from '../devices/volatile-cache.js';
+import { realClock, type Clock } from '../runtime/clock.js';
+import { CofferdamError, invariant } from '../runtime/errors.js';
+import { WriteBarrier, type Hold } from './barrier.js';
+import type {
+  CutConfirmation,
+  CutRequest,
+  CutSource,
+  ReleaseAnswer,
+  ServerControl,
+  ServerStatus,
+} from './control.js';
+import { HeldSource } from './held-source.js';
+import type { PreImageLimits } from './pre-images.js';
+import { ServedDevice } from './served-device.js';
+import { Snapshot } from './snapshot.js';
+
+export interface StorageServerOptions {
+  /** Names the server and its device in backups: 1 to 64 of A-Z a-z 0-9 . _ - and not starting with . or -. */
+  id: string;
+  /** The device it is paired with. The server owns it from now on and closes it. */
+  device: BlockDevice;
+  /** The volatile cache in the device's stack, if there is one: what a power cut empties. */
+  cache?: VolatileCacheDevice | undefined;
+  /** See {@link ServerControl.identities}. */
+  identities?: readonly string[];
+  preImages?: PreImageLimits;
+  clock?: Clock;
+}
+
+/**
+ * A storage server: one block device, one write barrier. Clients reach the device through {@link client}, coordinators
+ * through the {@link ServerControl} calls.
+ *
+ * Invariants:
+ * 1. Every write, trim and write-zeroes takes the steps of `#change`, in that order; nothing else changes the device.
+ * 2. Contents are fixed only while the barrier is up and nothing is in flight.
+ * 3. After a power cut nothing that was sent before it reaches the device any more.
+ */
+export class StorageServer implements ServerControl, AsyncDisposable {
+  readonly id: string;
+  readonly identities: readonly string[];
+  /** The device as its clients see it. Closing it leaves the server as it is. */
+  readonly client: BlockDevice;
+  readonly #device: BlockDevice;
+  readonly #cache: VolatileCacheDevice | undefined;
+  readonly #clock: Clock;
+  readonly #barrier: WriteBarrier;
+  readonly #preImages: PreImageLimits;
+  readonly #snapshots = new Set<Snapshot>();
+  readonly #trackers = new Map<number, ChangeTracker>();
+  /** Counts power cuts, so that a request can tell that one came between its start and its end. */
+  #boots = 0;
+  #down: CofferdamError | undefined;
+
+  constructor(options: StorageServerOptions) {
+    this.id = options.id;
+    this.identities = options.identities ?? [];
+    this.#device = options.device;
+    this.#cache = options.cache;
+    this.#clock = options.clock ?? realClock;
+    this.#preImages = options.preImages ?? {};
+    this.#barrier = new WriteBarrier(options.id, this.#clock);
+    this.client = new ServedDevice(options.id, options.device, {
+      answer: (request) => this.#answer(request),
+      change: (offsetBytes, lengthBytes, apply) => this.#change(offsetBytes, lengthBytes, apply),
+    });
+  }
+
+  get sizeBytes(): number {
+    return this.#device.sizeBytes;
+  }
+
+  status(): Promise<ServerStatus> {
+    return Promise.resolve({
+      id: this.id,
+      barrierUp: this.#barrier.up,
+      epoch: this.#barrier.epoch,
+      inFlight: this.#barrier.inFlight,
+      parked: this.#barrier.parked,
+      snapshots: this.#snapshots.size,
+    });
+  }
+
+  async cut(request: CutRequest): Promise<CutConfirmation> {
+    this.#assertUp();
+    // 1. Raise: from here on every later write is parked.
+    const hold = this.#barrier.raise(request.epoch, request.leaseMs);
+    // 2. Drain: writes admitted before are finished, so the contents do not move any more.
+    await this.#barrier.drained(hold);
+    // 3. Fix the contents, in the same turn in which the barrier was seen up and nothing in flight.
+    invariant(this.#barrier.inFlight === 0, 'contents are fixed only when nothing is in flight');
+    const source = this.#fixContents(request, hold);
+    if (request.trackChanges) {
+      this.#trackers.set(request.epoch, new ChangeTracker(this.sizeBytes, request.blockSizeBytes));
+    }
+    // 4. Confirm.
+    hold.confirmed = true;
+    return { epoch: request.epoch, source };
+  }
+
+  async renew(epoch: number, leaseMs: number): Promise<void> {
+    this.#barrier.renew(epoch, leaseMs);
+  }
+
+  async release(epoch: number): Promise<ReleaseAnswer> {
+    return this.#barrier.release(epoch);
+  }
+
+  stopTracking(epoch: number): Promise<void> {
+    this.#trackers.delete(epoch);
+    return Promise.resolve();
+  }
+
+  /**
+   * The emulated power goes out and comes back. Requests in flight or parked fail with POWER_CUT, the barrier is down,
+   * snapshots and change tracking are gone, and a volatile cache keeps a random subset of its unflushed sectors.
+   *
+   * @param options.seed decides which sectors survive.
+   */
+  async powerCut(options: { seed: number }): Promise<void> {
+    this.#assertUp();
+    const lost = this.#powerCutError();
+    this.#down = lost;
+    this.#boots++;
+    this.#barrier.reset('the server lost its power', lost);
+    for (const snapshot of this.#snapshots) snapshot.break('the server lost its power');
+    this.#trackers.clear();
+    await this.#cache?.powerCut(options);
+    // A request that the device is still busy with must not reach it after the power is back.
+    await this.#barrier.idle();
+    this.#down = undefined;
+  }
+
+  async close(): Promise<void> {
+    const closed = new CofferdamError('DEVICE_CLOSED', `server ${this.id} was closed`, { device: this.id });
+    this.#down = closed;
+    this.#barrier.reset('the server was closed', closed);
+    await Promise.all([...this.#snapshots].map((snapshot) => snapshot.close()));
+    await this.#device.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** The path of every write, trim and write-zeroes. */
+  async #change(offsetBytes: number, lengthBytes: number, apply: () => Promise<void>): Promise<void> {
+    this.#assertUp();
+    // 1. Admission: while the barrier is up the request waits here, before it has touched anything.
+    const admission = this.#barrier.admit();
+    if (admission) await admission;
+    const boot = this.#boots;
+    try {
+      // 2. Copy-before-write for every live snapshot, before the device changes.
+      for (const snapshot of this.#snapshots) await snapshot.preserve(offsetBytes, lengthBytes);
+      // 3. Change tracking, before the device changes, so that a failed write counts as a change too.
+      for (const tracker of this.#trackers.values()) tracker.mark(offsetBytes, lengthBytes);
+      // 4. The device changes, unless the power went out meanwhile.
+      this.#assertUp();
+      await apply();
+    } finally {
+      // 5. The drain of a cut waits for this.
+      this.#barrier.finish();
+    }
+    // 6. Only now is the client answered.
+    this.#assertSameBoot(boot);
+  }
+
+  #fixContents(request: CutRequest, hold: Hold): CutSource {
+    const selected = this.#changedSince(request);
+    if (request.fixedBy === 'barrier') {
+      return new HeldSource(this.id, this.#device, this.#barrier, hold, request.blockSizeBytes);
+    }
+    const snapshot: Snapshot = new Snapshot(
+      this.id,
+      this.#device,
+      request.blockSizeBytes,
+      selected,
+      this.#preImages,
+      () => this.#snapshots.delete(snapshot),
+    );
+    this.#snapshots.add(snapshot);
+    return snapshot;
+  }
+
+  #changedSince(request: CutRequest): SharedBitmap | undefined {
+    if (request.changedSinceEpoch === undefined) return undefined;
+    const tracker = this.#trackers.get(request.changedSinceEpoch);
+    if (tracker?.blockSizeBytes !== request.blockSizeBytes) {
+      throw new CofferdamError(
+        'CUT_VOID',
+        `server ${this.id}: the changes since epoch ${request.changedSinceEpoch} are not known; it may have restarted`,
+        { device: this.id },
+      );
+    }
+    this.#trackers.delete(request.changedSinceEpoch);
+    return tracker.changed;
+  }
+
+  /** The path of reads and flushes: never parked. */
+  async #answer<T>(request: () => Promise<T>): Promise<T> {
+    this.#assertUp();
+    const boot = this.#boots;
+    const answer = await request();
+    this.#assertSameBoot(boot);
+    return answer;
+  }
+
+  #assertUp(): void {
+    if (this.#down) throw this.#down;
+  }
+
+  #assertSameBoot(boot: number): void {
+    if (boot !== this.#boots) throw this.#powerCutError();
+  }
+
+  #powerCutError(): CofferdamError {
+    return new CofferdamError(
+      'POWER_CUT',
+      `server ${this.id}: the power was cut; the request may or may not have been applied`,
+      { device: this.id },
+    );
+  }
+}
+
+/** Which blocks were written since a cut. */
+class ChangeTracker {
+  readonly changed: SharedBitmap;
+
+  constructor(
+    sizeBytes: number,
+    readonly blockSizeBytes: number,
+  ) {
+    this.changed = new SharedBitmap(Math.ceil(sizeBytes / blockSizeBytes));
+  }
+
+  mark(offsetBytes: number, lengthBytes: number): void {
+    const first = Math.floor(offsetBytes / this.blockSizeBytes);
+    this.changed.addRange(first, Math.ceil((offsetBytes + lengthBytes) / this.blockSizeBytes));
+  }
+}
