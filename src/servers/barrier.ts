@@ -1,6 +1,6 @@
 import { CofferdamError } from '../runtime/errors.js';
 import type { Clock } from '../runtime/clock.js';
-import type { ReleaseAnswer } from './control.js';
+import type { CutTicket, ReleaseAnswer } from './control.js';
 
 /**
  * The write barrier of one server.
@@ -12,7 +12,7 @@ import type { ReleaseAnswer } from './control.js';
  *    request is admitted, so a drain never overlooks one that is about to start.
  * 4. Parked requests are admitted in the order in which they came, and before any request that comes later.
  * 5. The epoch only grows.
- * 6. A hold that has ended never comes up again, and only a release of its own epoch ends it unbroken.
+ * 6. A hold that has ended never comes up again, and only a release by its own ticket ends it unbroken.
  */
 export class WriteBarrier {
   /** One word in memory shared with worker threads and native code: 1 while the barrier is up. */
@@ -24,7 +24,7 @@ export class WriteBarrier {
   #inFlight = 0;
   #hold: Hold | undefined;
   /** How the last hold ended, so that a repeated release answers the same. */
-  #lastRelease: { epoch: number; answer: ReleaseAnswer } | undefined;
+  #lastRelease: { ticket: CutTicket; answer: ReleaseAnswer } | undefined;
   #idleWaiters: (() => void)[] = [];
 
   constructor(name: string, clock: Clock) {
@@ -70,7 +70,8 @@ export class WriteBarrier {
    *
    * @throws CofferdamError EPOCH_STALE
    */
-  raise(epoch: number, leaseMs: number): Hold {
+  raise(ticket: CutTicket, leaseMs: number): Hold {
+    const { epoch } = ticket;
     if (!Number.isSafeInteger(epoch) || epoch <= this.#epoch) {
       throw new CofferdamError(
         'EPOCH_STALE',
@@ -81,19 +82,19 @@ export class WriteBarrier {
     this.#epoch = epoch;
     this.#end(`a coordinator with the newer epoch ${epoch} took over`);
     Atomics.store(this.word, 0, 1);
-    const hold = new Hold(epoch, this.#clock.nowMs());
+    const hold = new Hold({ epoch, coordinator: ticket.coordinator }, this.#clock.nowMs());
     this.#hold = hold;
     this.#lease(hold, leaseMs);
     return hold;
   }
 
-  /** @throws CofferdamError EPOCH_STALE if the barrier of this epoch is not up. */
-  renew(epoch: number, leaseMs: number): void {
+  /** @throws CofferdamError EPOCH_STALE if the barrier of this cut is not up. */
+  renew(ticket: CutTicket, leaseMs: number): void {
     const hold = this.#hold;
-    if (hold?.epoch !== epoch) {
+    if (!hold || !sameCut(hold.ticket, ticket)) {
       throw new CofferdamError(
         'EPOCH_STALE',
-        `server ${this.#name}: the barrier of epoch ${epoch} is not up any more`,
+        `server ${this.#name}: the barrier of epoch ${ticket.epoch} is not up any more`,
         {
           device: this.#name,
         },
@@ -120,17 +121,18 @@ export class WriteBarrier {
     }
   }
 
-  /** Lowers the barrier of this epoch, if it is up, and says how it was held. May be repeated. */
-  release(epoch: number): ReleaseAnswer {
+  /** Lowers the barrier of this cut, if it is up, and says how it was held. May be repeated. */
+  release(ticket: CutTicket): ReleaseAnswer {
     const hold = this.#hold;
-    if (hold?.epoch === epoch) {
+    if (hold && sameCut(hold.ticket, ticket)) {
       this.#end(undefined);
       this.#lower();
     }
-    if (this.#lastRelease?.epoch === epoch) return this.#lastRelease.answer;
+    const last = this.#lastRelease;
+    if (last && sameCut(last.ticket, ticket)) return last.answer;
     return {
       heldWithoutBreak: false,
-      reason: `server ${this.#name} knows of no barrier of epoch ${epoch}; it may have restarted`,
+      reason: `server ${this.#name} knows of no such barrier of epoch ${ticket.epoch}; it may have restarted`,
       holdMs: 0,
       parkedRequests: 0,
       longestParkMs: 0,
@@ -172,7 +174,7 @@ export class WriteBarrier {
     const oldest = this.#parked[0];
     if (oldest)
       hold.longestParkMs = Math.max(hold.longestParkMs, now - Math.max(oldest.parkedAtMs, hold.raisedAtMs));
-    this.#lastRelease = { epoch: hold.epoch, answer: hold.answer(now) };
+    this.#lastRelease = { ticket: hold.ticket, answer: hold.answer(now) };
     this.#wakeIdleWaiters();
   }
 
@@ -201,7 +203,7 @@ export class Hold {
   lease: Disposable | undefined;
 
   constructor(
-    readonly epoch: number,
+    readonly ticket: CutTicket,
     readonly raisedAtMs: number,
   ) {}
 
@@ -214,6 +216,10 @@ export class Hold {
       longestParkMs: this.longestParkMs,
     };
   }
+}
+
+function sameCut(a: CutTicket, b: CutTicket): boolean {
+  return a.epoch === b.epoch && a.coordinator === b.coordinator;
 }
 
 interface ParkedRequest {

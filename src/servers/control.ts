@@ -29,22 +29,31 @@ export interface ServerControl {
   cut(request: CutRequest): Promise<CutConfirmation>;
 
   /**
-   * Lets the barrier of `epoch` stay up for `leaseMs` from now.
+   * Lets the barrier of `ticket` stay up for `leaseMs` from now.
    *
    * @throws CofferdamError EPOCH_STALE if that barrier is not up any more.
    */
-  renew(epoch: number, leaseMs: number): Promise<void>;
+  renew(ticket: CutTicket, leaseMs: number): Promise<void>;
 
   /** Stops noting changes since the cut of `epoch`. Nothing happens if that ended already. */
   stopTracking(epoch: number): Promise<void>;
 
-  /** Lowers the barrier of `epoch`, admits what was parked in order, and says whether the cut can be trusted. */
-  release(epoch: number): Promise<ReleaseAnswer>;
+  /** Lowers the barrier of `ticket`, admits what was parked in order, and says whether the cut can be trusted. */
+  release(ticket: CutTicket): Promise<ReleaseAnswer>;
 }
 
-export interface CutRequest {
-  /** Higher than every epoch this server has seen. */
+/** Names one cut. */
+export interface CutTicket {
+  /** Higher than every epoch a server has seen before. */
   epoch: number;
+  /**
+   * Unique to whoever asks for the cut. Two coordinators may arrive at the same epoch; a server serves the first, and
+   * the other must not be able to bring that one's barrier down.
+   */
+  coordinator: string;
+}
+
+export interface CutRequest extends CutTicket {
   /** The barrier comes down by itself after this long. */
   leaseMs: number;
   /**

@@ -8,6 +8,7 @@ import type {
   CutConfirmation,
   CutRequest,
   CutSource,
+  CutTicket,
   ReleaseAnswer,
   ServerControl,
   ServerStatus,
@@ -87,7 +88,7 @@ export class StorageServer implements ServerControl, AsyncDisposable {
   async cut(request: CutRequest): Promise<CutConfirmation> {
     this.#assertUp();
     // 1. Raise: from here on every later write is parked.
-    const hold = this.#barrier.raise(request.epoch, request.leaseMs);
+    const hold = this.#barrier.raise(request, request.leaseMs);
     // 2. Drain: writes admitted before are finished, so the contents do not move any more.
     await this.#barrier.drained(hold);
     // 3. Fix the contents, in the same turn in which the barrier was seen up and nothing in flight.
@@ -101,12 +102,12 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     return { epoch: request.epoch, source };
   }
 
-  async renew(epoch: number, leaseMs: number): Promise<void> {
-    this.#barrier.renew(epoch, leaseMs);
+  async renew(ticket: CutTicket, leaseMs: number): Promise<void> {
+    this.#barrier.renew(ticket, leaseMs);
   }
 
-  async release(epoch: number): Promise<ReleaseAnswer> {
-    return this.#barrier.release(epoch);
+  async release(ticket: CutTicket): Promise<ReleaseAnswer> {
+    return this.#barrier.release(ticket);
   }
 
   stopTracking(epoch: number): Promise<void> {
