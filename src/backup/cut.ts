@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from '../runtime/clock.js';
 import { CofferdamError, invariant, messageOf } from '../runtime/errors.js';
 import type { CutRequest, CutSource, CutTicket, ReleaseAnswer, ServerControl } from '../servers/control.js';
+import { cancellation, throwIfCancelled } from './cancellation.js';
 import type { CutCertificate } from './image/record.js';
 
 /** The lease of a cut without a stall budget. It is renewed three times as often, for as long as the cut is held. */
@@ -117,7 +118,8 @@ export class GroupCut implements AsyncDisposable {
   async abandon(): Promise<void> {
     await Promise.all(this.#servers.map((server) => this.release(server)));
     this.#stopTimers();
-    if (!this.#ended.signal.aborted) this.#ended.abort(new CofferdamError('CANCELLED', 'the cut was abandoned'));
+    if (!this.#ended.signal.aborted)
+      this.#ended.abort(new CofferdamError('CANCELLED', 'the cut was abandoned'));
     await Promise.allSettled([...this.#sources.values()].map((source) => source.close()));
     this.#sources.clear();
   }
@@ -226,18 +228,6 @@ export class GroupCut implements AsyncDisposable {
     this.#budget?.[Symbol.dispose]();
     this.#renewal?.[Symbol.dispose]();
   }
-}
-
-/** @throws CofferdamError CANCELLED, or the reason itself when it is one of ours. */
-export function throwIfCancelled(signal: AbortSignal | undefined): void {
-  if (!signal?.aborted) return;
-  throw cancellation(signal);
-}
-
-function cancellation(signal: AbortSignal): CofferdamError {
-  const reason: unknown = signal.reason;
-  if (reason instanceof CofferdamError) return reason;
-  return new CofferdamError('CANCELLED', 'the operation was cancelled; nothing was committed', { cause: reason });
 }
 
 function rejectOnAbort(signal: AbortSignal): Promise<never> {

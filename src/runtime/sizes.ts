@@ -36,7 +36,10 @@ export function parseSize(text: string | number, what: string): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*(?:\/s)?\s*$/.exec(text);
   const unit = units[(match?.[2] ?? '?').toUpperCase()];
   if (!match || unit === undefined) {
-    throw new CofferdamError('BAD_ARGUMENT', `${what}: "${text}" is not a size; write for example 64KiB or 1.5GiB`);
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `${what}: "${text}" is not a size; write for example 64KiB or 1.5GiB`,
+    );
   }
   return checkedBytes(Math.round(Number(match[1]) * unit), what);
 }
@@ -49,7 +52,10 @@ export function parseSize(text: string | number, what: string): number {
 export function parseDurationMs(text: string | number, what: string): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*(us|ms|s|m|min|h)?\s*$/.exec(String(text));
   if (!match) {
-    throw new CofferdamError('BAD_ARGUMENT', `${what}: "${text}" is not a duration; write for example 250ms or 1s`);
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `${what}: "${text}" is not a duration; write for example 250ms or 1s`,
+    );
   }
   const factor = { us: 1e-3, ms: 1, s: 1e3, m: 6e4, min: 6e4, h: 36e5 }[match[2] ?? 'ms'] ?? 1;
   return Number(match[1]) * factor;
@@ -62,7 +68,10 @@ export function parseDurationMs(text: string | number, what: string): number {
  */
 export function checkedBytes(value: number, what: string): number {
   if (!Number.isSafeInteger(value) || value < 0) {
-    throw new CofferdamError('BAD_ARGUMENT', `${what}: ${value} is not a whole number of bytes from 0 to 2^53-1`);
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `${what}: ${value} is not a whole number of bytes from 0 to 2^53-1`,
+    );
   }
   return value;
 }

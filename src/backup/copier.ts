@@ -1,0 +1,94 @@
+import { SharedBitmap } from '../core/bitmap.js';
+import type { HashAlgorithm } from '../core/core.js';
+import type { Clock } from '../runtime/clock.js';
+import { forEachParallel } from '../runtime/parallel.js';
+import type { CutSource } from '../servers/control.js';
+import { CancelWord, throwIfCancelled } from './cancellation.js';
+import { LEAF_BLOCKS } from './image/block-map.js';
+import type { BlockMapWriter, GenerationWriter } from './image/image.js';
+import type { CopyStatistics } from './image/record.js';
+import { LeafCopy } from './leaf-copy.js';
+import type { Pacer } from './pacer.js';
+import type { CopyPool } from './pool.js';
+import type { Progress } from './progress.js';
+
+/** What a copy needs besides its source; one per backup. */
+export interface CopyContext {
+  pool: CopyPool;
+  writer: GenerationWriter;
+  algorithm: HashAlgorithm;
+  blockSizeBytes: number;
+  clock: Clock;
+  pacer: Pacer;
+  progress: Progress;
+  statistics: CopyStatistics;
+}
+
+/** What the copies of one device's leaves share. */
+export interface DeviceCopy {
+  context: CopyContext;
+  id: string;
+  source: CutSource;
+  /** See {@link CopyJob.cancel} and {@link CopyJob.progress}. */
+  cancel: Int32Array<SharedArrayBuffer>;
+  counters: BigInt64Array<SharedArrayBuffer>;
+  signal: AbortSignal;
+  /** Waits as long as the rate limit asks for what was read since it was last called. */
+  payForReads(): Promise<void>;
+}
+
+/**
+ * Copies one device's contents as of a cut into the generation that is being written.
+ *
+ * Blocks are dealt with leaf by leaf of the block map, some leaves at a time. When all is copied the source must vouch
+ * that it was intact until then.
+ *
+ * @throws CofferdamError SOURCE_READ_FAILED, SOURCE_SHRUNK, SNAPSHOT_BROKEN, CUT_VOID, TARGET_FULL,
+ * TARGET_WRITE_FAILED, CANCELLED or the signal's reason. No job of this copy is running any more then.
+ */
+export async function copyDevice(
+  context: CopyContext,
+  id: string,
+  source: CutSource,
+  map: BlockMapWriter,
+  signal: AbortSignal,
+): Promise<void> {
+  const { blockSizeBytes, pool, progress, pacer } = context;
+  const { sizeBytes } = source.device;
+  const blockCount = Math.ceil(sizeBytes / blockSizeBytes);
+  const selected = source.selected && new SharedBitmap(blockCount, source.selected);
+  const toCopyBytes = selected ? Math.min(selected.count() * blockSizeBytes, sizeBytes) : sizeBytes;
+  const counters = progress.counters(id, toCopyBytes);
+  let paidBytes = Number(Atomics.load(counters, 1));
+  using cancel = new CancelWord(signal);
+  const device: DeviceCopy = {
+    context,
+    id,
+    source,
+    cancel: cancel.word,
+    counters,
+    signal,
+    async payForReads() {
+      const readBytes = Number(Atomics.load(counters, 1));
+      const dueBytes = readBytes - paidBytes;
+      paidBytes = readBytes;
+      await pacer.pay(dueBytes, signal);
+    },
+  };
+  await forEachParallel(leavesToCopy(blockCount, source.selected), pool.workers + 1, async (leafIndex) => {
+    throwIfCancelled(signal);
+    const blocks = await new LeafCopy(device, leafIndex).copy();
+    await map.put(leafIndex, blocks);
+  });
+  throwIfCancelled(signal);
+  await source.assertIntact();
+}
+
+/** The leaves of the block map that have anything to copy. */
+function* leavesToCopy(blockCount: number, selected: Int32Array | undefined): Generator<number> {
+  const wordsPerLeaf = LEAF_BLOCKS / 32;
+  for (let leaf = 0; leaf * LEAF_BLOCKS < blockCount; leaf++) {
+    const words = selected?.subarray(leaf * wordsPerLeaf, (leaf + 1) * wordsPerLeaf);
+    if (!words || words.some((word) => word !== 0)) yield leaf;
+  }
+}

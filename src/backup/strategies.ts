@@ -1,0 +1,187 @@
+import type { CutSource, ServerControl } from '../servers/control.js';
+import { copyDevice, type CopyContext } from './copier.js';
+import { GroupCut } from './cut.js';
+import type { BlockMapWriter } from './image/image.js';
+import type { Consistency, CutCertificate, NodePointer } from './image/record.js';
+
+/** What a strategy works with. */
+export interface StrategyRun {
+  servers: readonly ServerControl[];
+  copy: CopyContext;
+  /** See {@link BackupOptions.maxStallMs}. */
+  maxStallMs: number | undefined;
+  signal: AbortSignal;
+}
+
+/** What a strategy reached. */
+export interface StrategyResult {
+  consistency: Consistency;
+  cut: CutCertificate;
+  /** Root of each device's block map, by ID. */
+  roots: Map<string, NodePointer | null>;
+}
+
+/** Bound on the stall of a cut that lasts only an instant, where the caller gives none. */
+const DEFAULT_MAX_STALL_MS = 1000;
+
+/**
+ * All barriers for an instant; copy-before-write keeps the contents while they are copied. A client's write waits
+ * milliseconds, whatever the devices' size.
+ */
+export async function snapshotStrategy(run: StrategyRun): Promise<StrategyResult> {
+  const { sources, certificate } = await cutToSnapshots(run);
+  try {
+    const roots = new Map<string, NodePointer | null>();
+    for (const server of run.servers) {
+      roots.set(server.id, await copyFull(run, server, take(sources, server.id), run.signal));
+    }
+    return { consistency: 'group', cut: certificate, roots };
+  } finally {
+    await closeAll(sources);
+  }
+}
+
+/** All barriers; each comes down as soon as its own device is copied. No extra space; writes wait for the copy. */
+export async function holdStrategy(run: StrategyRun): Promise<StrategyResult> {
+  await using cut = await GroupCut.raise(run.servers, {
+    ...cutOptions(run),
+    fixedBy: 'barrier',
+    maxStallMs: run.maxStallMs,
+  });
+  const roots = new Map<string, NodePointer | null>();
+  for (const server of run.servers) {
+    roots.set(server.id, await copyFull(run, server, cut.source(server.id), cut.signal));
+    await cut.release(server);
+  }
+  return { consistency: 'group', cut: await cut.finish(), roots };
+}
+
+/**
+ * One device at a time under its own barrier, then one cut over all for the blocks that changed since. The closing cut is
+ * what makes the group consistent: the first pass only leaves less to copy after it.
+ */
+export async function rollingStrategy(run: StrategyRun): Promise<StrategyResult> {
+  const firstPass = await copyOneByOne(run, true);
+  try {
+    const { sources, certificate } = await cutToSnapshots(run, firstPass.epochs);
+    try {
+      const roots = new Map<string, NodePointer | null>();
+      for (const server of run.servers) {
+        const map = mapWriter(run, server, firstPass.roots.get(server.id) ?? null);
+        await copyDevice(run.copy, server.id, take(sources, server.id), map, run.signal);
+        roots.set(server.id, await map.seal());
+      }
+      return { consistency: 'group', cut: certificate, roots };
+    } finally {
+      await closeAll(sources);
+    }
+  } finally {
+    await stopTracking(run, firstPass.epochs);
+  }
+}
+
+/** The textbook's procedure, without the closing cut: each device alone is consistent, the group is not. */
+export async function rollingStrategyWithoutClosingCut(run: StrategyRun): Promise<StrategyResult> {
+  const { roots, certificates } = await copyOneByOne(run, false);
+  return {
+    consistency: 'device',
+    cut: {
+      servers: certificates.flatMap((certificate) => certificate.servers),
+      // No instant had all the barriers up.
+      group: {
+        stallMs: Math.max(...certificates.map((certificate) => certificate.group.stallMs)),
+        overlapMs: null,
+      },
+    },
+    roots,
+  };
+}
+
+interface FirstPass {
+  roots: Map<string, NodePointer | null>;
+  /** The epoch of each server's own cut, since which its changes are tracked. */
+  epochs: Map<string, number>;
+  certificates: CutCertificate[];
+}
+
+/** Raise one barrier, copy, lower, next. */
+async function copyOneByOne(run: StrategyRun, trackChanges: boolean): Promise<FirstPass> {
+  const pass: FirstPass = { roots: new Map(), epochs: new Map(), certificates: [] };
+  try {
+    for (const server of run.servers) {
+      await using cut = await GroupCut.raise([server], {
+        ...cutOptions(run),
+        fixedBy: 'barrier',
+        trackChanges,
+      });
+      pass.epochs.set(server.id, cut.ticket.epoch);
+      pass.roots.set(server.id, await copyFull(run, server, cut.source(server.id), cut.signal));
+      pass.certificates.push(await cut.finish());
+    }
+    return pass;
+  } catch (error) {
+    await stopTracking(run, pass.epochs);
+    throw error;
+  }
+}
+
+async function cutToSnapshots(
+  run: StrategyRun,
+  changedSinceEpochs?: ReadonlyMap<string, number>,
+): Promise<{ sources: Map<string, CutSource>; certificate: CutCertificate }> {
+  await using cut = await GroupCut.raise(run.servers, {
+    ...cutOptions(run),
+    fixedBy: 'snapshot',
+    maxStallMs: run.maxStallMs ?? DEFAULT_MAX_STALL_MS,
+    ...(changedSinceEpochs ? { changedSinceEpochs } : {}),
+  });
+  const certificate = await cut.finish();
+  return { certificate, sources: cut.takeSources() };
+}
+
+function cutOptions(run: StrategyRun): {
+  clock: CopyContext['clock'];
+  blockSizeBytes: number;
+  signal: AbortSignal;
+} {
+  return { clock: run.copy.clock, blockSizeBytes: run.copy.blockSizeBytes, signal: run.signal };
+}
+
+/** Copies a whole device and closes its source, so that its pre-images are given up at once. */
+async function copyFull(
+  run: StrategyRun,
+  server: ServerControl,
+  source: CutSource,
+  signal: AbortSignal,
+): Promise<NodePointer | null> {
+  const map = mapWriter(run, server);
+  await copyDevice(run.copy, server.id, source, map, signal);
+  await source.close();
+  return map.seal();
+}
+
+function mapWriter(run: StrategyRun, server: ServerControl, base?: NodePointer | null): BlockMapWriter {
+  const { writer, algorithm, blockSizeBytes } = run.copy;
+  return writer.blockMapWriter(
+    { deviceId: server.id, sizeBytes: server.sizeBytes, blockSizeBytes, algorithm },
+    base,
+  );
+}
+
+function take(sources: Map<string, CutSource>, id: string): CutSource {
+  const source = sources.get(id);
+  if (!source) throw new Error(`the cut has no source for ${id}`);
+  return source;
+}
+
+async function closeAll(sources: Map<string, CutSource>): Promise<void> {
+  await Promise.allSettled([...sources.values()].map((source) => source.close()));
+}
+
+async function stopTracking(run: StrategyRun, epochs: ReadonlyMap<string, number>): Promise<void> {
+  const stops = run.servers.map(async (server) => {
+    const epoch = epochs.get(server.id);
+    if (epoch !== undefined) await server.stopTracking(epoch);
+  });
+  await Promise.allSettled(stops);
+}
