@@ -48,15 +48,22 @@ export class WriteBarrier {
     return this.#parked.length;
   }
 
-  /** Admits a request, now or when the barrier comes down. Whoever was admitted calls {@link finish} once. */
-  admit(): Promise<void> | undefined {
+  /**
+   * Admits a request, now or when the barrier comes down, and begins it in the same turn. Whoever was admitted calls
+   * {@link finish} once.
+   */
+  admit(begin: () => Promise<void>): Promise<void> {
     if (!this.#hold) {
       this.#inFlight++;
-      return undefined;
+      return begin();
     }
     this.#hold.parkedRequests++;
-    return new Promise((admit, refuse) => {
-      this.#parked.push({ admit, refuse, parkedAtMs: this.#clock.nowMs() });
+    return new Promise((resolve, reject) => {
+      this.#parked.push({
+        begin: () => void begin().then(resolve, reject),
+        refuse: reject,
+        parkedAtMs: this.#clock.nowMs(),
+      });
     });
   }
 
@@ -183,7 +190,7 @@ export class WriteBarrier {
     Atomics.store(this.word, 0, 0);
     for (const request of this.#parked.splice(0)) {
       this.#inFlight++;
-      request.admit();
+      request.begin();
     }
   }
 
@@ -223,7 +230,7 @@ function sameCut(a: CutTicket, b: CutTicket): boolean {
 }
 
 interface ParkedRequest {
-  admit: () => void;
+  begin: () => void;
   refuse: (error: Error) => void;
   parkedAtMs: number;
 }

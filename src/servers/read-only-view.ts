@@ -1,4 +1,5 @@
-import { checkRequest, type BlockDevice, type Capabilities, type Extent } from '../devices/block-device.js';
+import type { BlockDevice, Capabilities, Extent } from '../devices/block-device.js';
+import { Lifetime } from '../devices/lifetime.js';
 
 /** Where the bytes of a {@link ReadOnlyView} come from. */
 export interface ReadOnlyContents {
@@ -12,6 +13,7 @@ export class ReadOnlyView implements BlockDevice {
   /** The live device's bytes may be newer than the cut, so there is no place to read behind this view's back. */
   readonly nativeSource = undefined;
   readonly #contents: ReadOnlyContents;
+  readonly #lifetime = new Lifetime(this);
 
   constructor(
     readonly name: string,
@@ -31,30 +33,36 @@ export class ReadOnlyView implements BlockDevice {
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
-    checkRequest(this, 'read', offsetBytes, into.length);
+    using _ = this.#lifetime.admit('read', offsetBytes, into.length);
     await this.#contents.read(offsetBytes, into);
   }
 
   async write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
-    checkRequest(this, 'write', offsetBytes, bytes.length);
+    using _ = this.#lifetime.admit('write', offsetBytes, bytes.length);
   }
 
-  async flush(): Promise<void> {}
+  async flush(): Promise<void> {
+    using _ = this.#lifetime.admitFlush();
+  }
 
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
-    checkRequest(this, 'trim', offsetBytes, lengthBytes);
+    using _ = this.#lifetime.admit('trim', offsetBytes, lengthBytes);
   }
 
   async writeZeroes(offsetBytes: number, lengthBytes: number): Promise<void> {
-    checkRequest(this, 'write zeroes', offsetBytes, lengthBytes);
+    using _ = this.#lifetime.admit('write zeroes', offsetBytes, lengthBytes);
   }
 
   async allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
-    checkRequest(this, 'allocation', offsetBytes, lengthBytes);
-    return this.#contents.allocation(offsetBytes, lengthBytes);
+    using _ = this.#lifetime.admit('allocation', offsetBytes, lengthBytes);
+    return await this.#contents.allocation(offsetBytes, lengthBytes);
   }
 
-  async close(): Promise<void> {}
+  close(): Promise<void> {
+    return this.#lifetime.close(() => Promise.resolve());
+  }
 
-  async [Symbol.asyncDispose](): Promise<void> {}
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
 }

@@ -1,11 +1,11 @@
-import {
-  checkRequest,
-  type BlockDevice,
-  type Capabilities,
-  type Extent,
-  type WriteOptions,
-  type WriteZeroesOptions,
+import type {
+  BlockDevice,
+  Capabilities,
+  Extent,
+  WriteOptions,
+  WriteZeroesOptions,
 } from '../devices/block-device.js';
+import { Lifetime } from '../devices/lifetime.js';
 
 /** The ways into a server. */
 export interface ServerGate {
@@ -15,7 +15,7 @@ export interface ServerGate {
   change(offsetBytes: number, lengthBytes: number, apply: () => Promise<void>): Promise<void>;
 }
 
-/** A server's device as its clients see it. */
+/** A server's device as its clients see it. Closing it leaves the server as it is. */
 export class ServedDevice implements BlockDevice {
   readonly name: string;
   readonly sizeBytes: number;
@@ -24,6 +24,7 @@ export class ServedDevice implements BlockDevice {
   readonly nativeSource = undefined;
   readonly #device: BlockDevice;
   readonly #gate: ServerGate;
+  readonly #lifetime = new Lifetime(this);
 
   constructor(id: string, device: BlockDevice, gate: ServerGate) {
     this.name = `server ${id}`;
@@ -35,37 +36,42 @@ export class ServedDevice implements BlockDevice {
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
-    checkRequest(this, 'read', offsetBytes, into.length);
+    using _ = this.#lifetime.admit('read', offsetBytes, into.length);
     await this.#gate.answer(() => this.#device.read(offsetBytes, into));
   }
 
   async write(offsetBytes: number, bytes: Uint8Array, options?: WriteOptions): Promise<void> {
-    checkRequest(this, 'write', offsetBytes, bytes.length);
+    using _ = this.#lifetime.admit('write', offsetBytes, bytes.length);
     await this.#gate.change(offsetBytes, bytes.length, () => this.#device.write(offsetBytes, bytes, options));
   }
 
   async flush(): Promise<void> {
+    using _ = this.#lifetime.admitFlush();
     await this.#gate.answer(() => this.#device.flush());
   }
 
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
-    checkRequest(this, 'trim', offsetBytes, lengthBytes);
+    using _ = this.#lifetime.admit('trim', offsetBytes, lengthBytes);
     await this.#gate.change(offsetBytes, lengthBytes, () => this.#device.trim(offsetBytes, lengthBytes));
   }
 
   async writeZeroes(offsetBytes: number, lengthBytes: number, options?: WriteZeroesOptions): Promise<void> {
-    checkRequest(this, 'write zeroes', offsetBytes, lengthBytes);
+    using _ = this.#lifetime.admit('write zeroes', offsetBytes, lengthBytes);
     await this.#gate.change(offsetBytes, lengthBytes, () =>
       this.#device.writeZeroes(offsetBytes, lengthBytes, options),
     );
   }
 
   async allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
-    checkRequest(this, 'allocation', offsetBytes, lengthBytes);
-    return this.#gate.answer(() => this.#device.allocation(offsetBytes, lengthBytes));
+    using _ = this.#lifetime.admit('allocation', offsetBytes, lengthBytes);
+    return await this.#gate.answer(() => this.#device.allocation(offsetBytes, lengthBytes));
   }
 
-  async close(): Promise<void> {}
+  close(): Promise<void> {
+    return this.#lifetime.close(() => Promise.resolve());
+  }
 
-  async [Symbol.asyncDispose](): Promise<void> {}
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
 }

@@ -151,23 +151,23 @@ export class StorageServer implements ServerControl, AsyncDisposable {
   async #change(offsetBytes: number, lengthBytes: number, apply: () => Promise<void>): Promise<void> {
     this.#assertUp();
     // 1. Admission: while the barrier is up the request waits here, before it has touched anything.
-    const admission = this.#barrier.admit();
-    if (admission) await admission;
-    const boot = this.#boots;
-    try {
-      // 2. Copy-before-write for every live snapshot, before the device changes.
-      for (const snapshot of this.#snapshots) await snapshot.preserve(offsetBytes, lengthBytes);
-      // 3. Change tracking, before the device changes, so that a failed write counts as a change too.
-      for (const tracker of this.#trackers.values()) tracker.mark(offsetBytes, lengthBytes);
-      // 4. The device changes, unless the power went out meanwhile.
-      this.#assertUp();
-      await apply();
-    } finally {
-      // 5. The drain of a cut waits for this.
-      this.#barrier.finish();
-    }
-    // 6. Only now is the client answered.
-    this.#assertSameBoot(boot);
+    await this.#barrier.admit(async () => {
+      const boot = this.#boots;
+      try {
+        // 2. Copy-before-write for every live snapshot, before the device changes.
+        for (const snapshot of this.#snapshots) await snapshot.preserve(offsetBytes, lengthBytes);
+        // 3. Change tracking, before the device changes, so that a failed write counts as a change too.
+        for (const tracker of this.#trackers.values()) tracker.mark(offsetBytes, lengthBytes);
+        // 4. The device changes, unless the power went out meanwhile.
+        this.#assertUp();
+        await apply();
+      } finally {
+        // 5. The drain of a cut waits for this.
+        this.#barrier.finish();
+      }
+      // 6. Only now is the client answered.
+      this.#assertSameBoot(boot);
+    });
   }
 
   #fixContents(request: CutRequest, hold: Hold): CutSource {
