@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { HashAlgorithm } from '../../core/core.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { KiB, MiB } from '../../runtime/sizes.js';
+import { rootFault, type MapShape } from './map-shape.js';
 
 /**
  * What the image says about one generation: all the devices at one cut. Stored as UTF-8 JSON (docs/FORMAT.md,
@@ -166,3 +167,22 @@ export const generationRecordSchema: z.ZodType<GenerationRecord> = z.object({
     group: z.object({ stallMs: milliseconds, overlapMs: milliseconds.nullable() }),
   }),
 });
+
+/** The form of a device's block map. */
+export function mapShape(record: GenerationRecord, device: DeviceRecord): MapShape {
+  const { id, sizeBytes, blockSizeBytes } = device;
+  return { deviceId: id, sizeBytes, blockSizeBytes, algorithm: record.hashAlgorithm };
+}
+
+/** What is wrong with a record that has the right form, or undefined. */
+export function recordFault(record: GenerationRecord): string | undefined {
+  for (const device of record.devices) {
+    const fault = rootFault(mapShape(record, device), device.root);
+    if (fault !== undefined) return `device ${device.id}: ${fault}`;
+  }
+  const sizeBytes = record.devices.reduce((sum, device) => sum + device.sizeBytes, 0);
+  if (!Number.isSafeInteger(sizeBytes)) return 'the devices together have 2^53 bytes or more';
+  if (record.parent !== null && record.parent >= record.generation)
+    return 'its parent is not an earlier generation';
+  return undefined;
+}

@@ -1,0 +1,75 @@
+import type { BlockDevice } from '../../devices/block-device.js';
+import { CofferdamError, isCofferdamError, messageOf } from '../../runtime/errors.js';
+import type { ImageStore } from './store.js';
+
+/** An image on a block device, which it closes with itself. The device's size is the image's limit. */
+export class DeviceStore implements ImageStore {
+  readonly #device: BlockDevice;
+
+  constructor(device: BlockDevice) {
+    this.#device = device;
+  }
+
+  get name(): string {
+    return this.#device.name;
+  }
+
+  get writable(): boolean {
+    return !this.#device.capabilities.readOnly;
+  }
+
+  get capacityBytes(): number {
+    return this.#device.sizeBytes;
+  }
+
+  get fd(): number | undefined {
+    return this.#device.nativeSource?.fd;
+  }
+
+  async sizeBytes(): Promise<number> {
+    return this.#device.sizeBytes;
+  }
+
+  async read(offsetBytes: number, into: Uint8Array): Promise<void> {
+    try {
+      await this.#device.read(offsetBytes, into);
+    } catch (error) {
+      if (!isCofferdamError(error, 'OUT_OF_RANGE')) throw error;
+      throw this.#failure('IMAGE_TRUNCATED', `the image ends before ${offsetBytes + into.length}`, error);
+    }
+  }
+
+  async write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
+    try {
+      await this.#device.write(offsetBytes, bytes);
+    } catch (error) {
+      const isFull = isCofferdamError(error, 'DEVICE_FULL') || isCofferdamError(error, 'OUT_OF_RANGE');
+      const what = `writing ${bytes.length} bytes at ${offsetBytes} failed: ${messageOf(error)}`;
+      throw this.#failure(isFull ? 'TARGET_FULL' : 'TARGET_WRITE_FAILED', what, error);
+    }
+  }
+
+  async sync(): Promise<void> {
+    try {
+      await this.#device.flush();
+    } catch (error) {
+      throw this.#failure('TARGET_WRITE_FAILED', `flush failed: ${messageOf(error)}`, error);
+    }
+  }
+
+  close(): Promise<void> {
+    return this.#device.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #failure(
+    code: 'IMAGE_TRUNCATED' | 'TARGET_FULL' | 'TARGET_WRITE_FAILED',
+    what: string,
+    cause: unknown,
+  ): CofferdamError {
+    return new CofferdamError(code, `${this.name}: ${what}`, { device: this.name, cause });
+  }
+}
