@@ -1,0 +1,122 @@
+//! Where a file has data and where holes, by SEEK_DATA and SEEK_HOLE (lseek(2)).
+
+use crate::file::OpenFile;
+use std::io;
+use std::ops::Range;
+
+/// What begins at an offset and where it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    Hole { end: u64 },
+    Data { end: u64 },
+}
+
+impl Extent {
+    fn end(self) -> u64 {
+        match self {
+            Extent::Hole { end } | Extent::Data { end } => end,
+        }
+    }
+}
+
+/// Extents of a file in whole blocks: a block that has any data is data. Looks each extent up once, when it is asked
+/// for; a file whose holes cannot be told is all data.
+pub struct Extents<'f> {
+    file: &'f OpenFile,
+    block_size: u64,
+    known: Option<(u64, Extent)>,
+}
+
+impl<'f> Extents<'f> {
+    pub fn new(file: &'f OpenFile, block_size: u64) -> Self {
+        Extents {
+            file,
+            block_size,
+            known: None,
+        }
+    }
+
+    /// The extent that holds the block at `offset`, which is a multiple of the block size.
+    pub fn at(&mut self, offset: u64) -> Extent {
+        if let Some((start, extent)) = self.known
+            && (start..extent.end()).contains(&offset)
+        {
+            return extent;
+        }
+        let extent = self.look_up(offset);
+        self.known = Some((offset, extent));
+        extent
+    }
+
+    fn look_up(&self, offset: u64) -> Extent {
+        let Ok(data) = next(self.file, offset, Kind::Data) else {
+            return Extent::Data { end: u64::MAX };
+        };
+        let Some(data) = data else {
+            return Extent::Hole { end: u64::MAX };
+        };
+        let hole_end = data / self.block_size * self.block_size;
+        if hole_end > offset {
+            return Extent::Hole { end: hole_end };
+        }
+        match next(self.file, data, Kind::Hole) {
+            Ok(Some(hole)) => Extent::Data {
+                end: hole.max(offset + 1).next_multiple_of(self.block_size),
+            },
+            // The file ends here now. Reading it will tell.
+            _ => Extent::Data { end: u64::MAX },
+        }
+    }
+}
+
+/// The parts of `within` that are data, in order. All of it where holes cannot be told.
+pub fn data_ranges(file: &OpenFile, within: Range<u64>) -> Vec<Range<u64>> {
+    let mut ranges = Vec::new();
+    let mut offset = within.start;
+    while offset < within.end {
+        let start = match next(file, offset, Kind::Data) {
+            Ok(Some(start)) if start < within.end => start,
+            Ok(_) => break,
+            Err(_) => offset,
+        };
+        let end = match next(file, start, Kind::Hole) {
+            Ok(Some(end)) if end > start => end.min(within.end),
+            _ => within.end,
+        };
+        ranges.push(start..end);
+        offset = end;
+    }
+    ranges
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Data,
+    Hole,
+}
+
+/// The first offset from `offset` on that is of this kind; `None` if there is none before the end of the file.
+#[cfg(any(target_os = "linux", target_os = "macos"))]
+fn next(file: &OpenFile, offset: u64, kind: Kind) -> io::Result<Option<u64>> {
+    let whence = match kind {
+        Kind::Data => libc::SEEK_DATA,
+        Kind::Hole => libc::SEEK_HOLE,
+    };
+    let from =
+        libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: lseek touches no memory. It moves the file's position, which nothing here or in Node's positional reads
+    // uses.
+    let found = unsafe { libc::lseek(file.fd(), from, whence) };
+    match u64::try_from(found) {
+        Ok(found) => Ok(Some(found)),
+        Err(_) => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            error => Err(error),
+        },
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
+fn next(_file: &OpenFile, _offset: u64, _kind: Kind) -> io::Result<Option<u64>> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,142 @@
+import { readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { CofferdamError, messageOf, type ErrorCode } from '../runtime/errors.js';
+import { hashLengthBytes, type BlockGeometry, type Core, type CopyJob, type CopyResult } from './core.js';
+import type { HashAlgorithm, JobEnd, RestoreJob } from './core.js';
+
+/** What the native core must say its interface is; `INTERFACE_VERSION` of native/src/lib.rs. */
+const interfaceVersion = 1;
+
+const buildDirectory = fileURLToPath(new URL('../../native/build/', import.meta.url));
+
+/** A failure that the native core returned in place of a result. */
+interface Failure {
+  code: ErrorCode;
+  message: string;
+  offsetBytes?: number;
+  lengthBytes?: number;
+}
+
+/** The functions of native/src/lib.rs. */
+interface Binding {
+  hash(algorithm: HashAlgorithm, bytes: Uint8Array, into: Uint8Array): null | Failure;
+  isZero(bytes: Uint8Array): boolean;
+  copy(job: object): CopyResult | Failure;
+  restore(job: object): JobEnd | Failure;
+  lock(fd: number, mode: 'shared' | 'exclusive'): 'locked' | 'busy' | 'unsupported' | Failure;
+  blockGeometry(fd: number): BlockGeometry | Failure;
+  zeroRange(
+    fd: number,
+    offsetBytes: number,
+    lengthBytes: number,
+    mayTrim: boolean,
+  ): Promise<boolean | Failure>;
+  discard(fd: number, offsetBytes: number, lengthBytes: number): Promise<boolean | Failure>;
+  dataRanges(fd: number, offsetBytes: number, lengthBytes: number): Float64Array | Failure;
+}
+
+const functionNames: readonly (keyof Binding)[] = [
+  'hash',
+  'isZero',
+  'copy',
+  'restore',
+  'lock',
+  'blockGeometry',
+  'zeroRange',
+  'discard',
+  'dataRanges',
+];
+
+/**
+ * The native core, if it was built for this platform.
+ *
+ * @throws CofferdamError DEVICE_UNSUPPORTED saying why it cannot be used and what to do.
+ */
+export function loadNative(): Core {
+  const binding = loadBinding();
+  return {
+    name: 'native',
+    hash(algorithm, bytes) {
+      const hash = new Uint8Array(hashLengthBytes[algorithm]);
+      resultOf(binding.hash(algorithm, bytes, hash));
+      return hash;
+    },
+    isZero: (bytes) => binding.isZero(bytes),
+    copy: (job) => resultOf(binding.copy(copyArguments(job))),
+    restore: (job) => resultOf(binding.restore(restoreArguments(job))),
+    lock: (fd, mode) => resultOf(binding.lock(fd, mode)),
+    blockGeometry: (fd) => resultOf(binding.blockGeometry(fd)),
+    zeroRange: async (fd, offsetBytes, lengthBytes, mayTrim) =>
+      resultOf(await binding.zeroRange(fd, offsetBytes, lengthBytes, mayTrim)),
+    discard: async (fd, offsetBytes, lengthBytes) =>
+      resultOf(await binding.discard(fd, offsetBytes, lengthBytes)),
+    dataRanges: (fd, offsetBytes, lengthBytes) => resultOf(binding.dataRanges(fd, offsetBytes, lengthBytes)),
+  };
+}
+
+function copyArguments({ source, sink, ...job }: CopyJob): object {
+  return {
+    ...job,
+    ...('fd' in source ? { sourceFd: source.fd } : { sourceBytes: source.bytes }),
+    ...('fd' in sink ? { sinkFd: sink.fd } : { sinkBytes: sink.bytes }),
+  };
+}
+
+function restoreArguments(job: RestoreJob): object {
+  return { ...job };
+}
+
+/** The one place where a failure of the native core becomes an error. */
+function resultOf<T>(answer: T | Failure): T {
+  if (!isFailure(answer)) return answer;
+  const { code, message, offsetBytes, lengthBytes } = answer;
+  throw new CofferdamError(code, message, {
+    ...(offsetBytes === undefined ? {} : { offsetBytes }),
+    ...(lengthBytes === undefined ? {} : { lengthBytes }),
+  });
+}
+
+function isFailure(answer: unknown): answer is Failure {
+  return typeof answer === 'object' && answer !== null && 'code' in answer;
+}
+
+function loadBinding(): Binding {
+  const problems: string[] = [];
+  for (const file of builtFiles()) {
+    try {
+      const binding: unknown = createRequire(import.meta.url)(file);
+      const problem = problemOf(binding);
+      if (problem === undefined) return binding as Binding; // Its names and its version were checked.
+      problems.push(`${file} ${problem}`);
+    } catch (error) {
+      problems.push(messageOf(error));
+    }
+  }
+  const why = problems.length === 0 ? `nothing was built in ${buildDirectory}` : problems.join('; ');
+  throw new CofferdamError(
+    'DEVICE_UNSUPPORTED',
+    `the native core cannot be used: ${why}; install a Rust toolchain and run \`npm run build:native\``,
+  );
+}
+
+/** Builds for this platform and processor; there may be one per C library. */
+function builtFiles(): string[] {
+  const prefix = `cofferdam.${process.platform}-${process.arch}`;
+  try {
+    const names = readdirSync(buildDirectory);
+    return names
+      .filter((name) => name.startsWith(prefix) && name.endsWith('.node'))
+      .map((name) => buildDirectory + name);
+  } catch {
+    return [];
+  }
+}
+
+function problemOf(binding: unknown): string | undefined {
+  if (typeof binding !== 'object' || binding === null) return 'is not a module';
+  const exported = new Map<string, unknown>(Object.entries(binding));
+  if (exported.get('INTERFACE_VERSION') !== interfaceVersion) return 'was built from another version';
+  const missing = functionNames.filter((name) => typeof exported.get(name) !== 'function');
+  return missing.length === 0 ? undefined : `lacks ${missing.join(', ')}`;
+}
