@@ -83,7 +83,7 @@ export interface Capabilities {
   readonly preferredBlockBytes: number;
 }
 
-type Operation = 'read' | 'write' | 'trim' | 'write zeroes' | 'allocation';
+export type Operation = 'read' | 'write' | 'trim' | 'write zeroes' | 'allocation';
 
 /**
  * Every device calls this first, so that they all refuse the same requests with the same codes.
@@ -97,7 +97,12 @@ export function checkRequest(
   lengthBytes: number,
 ): void {
   const details: ErrorDetails = { device: device.name, offsetBytes, lengthBytes };
-  if (!Number.isSafeInteger(offsetBytes) || !Number.isSafeInteger(lengthBytes) || offsetBytes < 0 || lengthBytes < 0) {
+  if (
+    !Number.isSafeInteger(offsetBytes) ||
+    !Number.isSafeInteger(lengthBytes) ||
+    offsetBytes < 0 ||
+    lengthBytes < 0
+  ) {
     throw new CofferdamError(
       'BAD_ARGUMENT',
       `${device.name}: ${operation} of ${lengthBytes} bytes at ${offsetBytes}: both must be whole numbers from 0 to 2^53-1`,
@@ -113,7 +118,11 @@ export function checkRequest(
     );
   }
   if (device.capabilities.readOnly && operation !== 'read' && operation !== 'allocation') {
-    throw new CofferdamError('READ_ONLY', `${device.name}: ${operation} refused, the device is read-only`, details);
+    throw new CofferdamError(
+      'READ_ONLY',
+      `${device.name}: ${operation} refused, the device is read-only`,
+      details,
+    );
   }
 }
 
