@@ -1,0 +1,295 @@
+import { readdir } from 'node:fs/promises';
+import { describe, expect, test } from 'vitest';
+import type { BlockDevice } from '#src/devices/block-device';
+import { MemoryDevice } from '#src/devices/memory';
+import { Random } from '#src/runtime/random';
+import type { CutRequest, CutSource } from '#src/servers/control';
+import type { PreImageLimits } from '#src/servers/pre-images';
+import { StorageServer } from '#src/servers/server';
+import { temporaryDirectory } from '../support/directory.js';
+import { GatedDevice } from '../support/gated-device.js';
+import { isSettled, turns } from '../support/manual-clock.js';
+import { testSeed } from '../support/seed.js';
+
+const BLOCK = 4096;
+
+function start(device: BlockDevice, preImages: PreImageLimits = {}): StorageServer {
+  return new StorageServer({ id: 'a', device, preImages });
+}
+
+let epochs = 0;
+
+async function snapshot(server: StorageServer, changes: Partial<CutRequest> = {}): Promise<CutSource> {
+  const ticket = { epoch: ++epochs, coordinator: 'test' };
+  const { source } = await server.cut({
+    ...ticket,
+    leaseMs: 10_000,
+    fixedBy: 'snapshot',
+    blockSizeBytes: BLOCK,
+    ...changes,
+  });
+  expect((await server.release(ticket)).heldWithoutBreak).toBe(true);
+  return source;
+}
+
+async function contents(device: BlockDevice): Promise<Uint8Array> {
+  const bytes = new Uint8Array(device.sizeBytes);
+  await device.read(0, bytes);
+  return bytes;
+}
+
+function filled(value: number, length: number): Uint8Array {
+  return new Uint8Array(length).fill(value);
+}
+
+describe('a snapshot', () => {
+  test('keeps the contents of the cut while writes, trims and write-zeroes go on', async () => {
+    const device = new MemoryDevice(10 * BLOCK + 100);
+    await using server = start(device);
+    await server.client.write(0, filled(7, device.sizeBytes));
+    const before = await contents(device);
+    await using source = await snapshot(server);
+    await server.client.write(BLOCK - 10, filled(1, 20));
+    await server.client.writeZeroes(3 * BLOCK, 2 * BLOCK);
+    await server.client.trim(6 * BLOCK, BLOCK);
+    await server.client.write(10 * BLOCK, filled(2, 100));
+    expect(await contents(source.device)).toEqual(before);
+    expect(await contents(server.client)).not.toEqual(before);
+  });
+
+  test('is read-only and has no way behind it', async () => {
+    await using server = start(new MemoryDevice(BLOCK));
+    await using source = await snapshot(server);
+    await expect(source.device.write(0, filled(1, 1))).rejects.toMatchObject({ code: 'READ_ONLY' });
+    expect(source.device.nativeSource).toBeUndefined();
+    expect(source.native).toBeUndefined();
+  });
+
+  test('saves the old content before the device changes, once per block', async () => {
+    const device = new GatedDevice(8 * BLOCK);
+    await using server = start(device);
+    await server.client.write(0, filled(1, 2 * BLOCK));
+    await using source = await snapshot(server);
+    device.log.length = 0;
+    await Promise.all([
+      server.client.write(0, filled(2, 512)),
+      server.client.write(512, filled(3, 512)),
+      server.client.write(1024, filled(4, 512)),
+    ]);
+    await server.client.write(0, filled(5, 512));
+    expect(device.log[0]).toBe(`read 0+${BLOCK}`);
+    expect(device.log.filter((entry) => entry.startsWith('read'))).toHaveLength(1);
+    expect((await contents(source.device))[0]).toBe(1);
+  });
+
+  test('does not save a block that is already copied, and gives up its pre-image', async () => {
+    const device = new GatedDevice(4 * BLOCK);
+    await using server = start(device);
+    await server.client.write(0, filled(1, 4 * BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(2, BLOCK));
+    source.markCopied(0, 2);
+    device.log.length = 0;
+    await server.client.write(BLOCK, filled(2, BLOCK));
+    expect(device.log).toEqual([`write ${BLOCK}+${BLOCK}`]);
+    const byte = new Uint8Array(1);
+    await expect(source.device.read(0, byte)).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+    await expect(source.device.read(BLOCK, byte)).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+    await source.device.read(2 * BLOCK, byte);
+    expect(byte[0]).toBe(1);
+  });
+
+  test('costs nothing for blocks that held zeros, and shows them as zeros', async () => {
+    const device = new MemoryDevice(64 * BLOCK);
+    await using server = start(device, { memoryBytes: 0, spillBytes: 0 });
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(1, 8 * BLOCK));
+    const seen = await contents(source.device);
+    expect(seen.every((byte) => byte === 0)).toBe(true);
+    await source.assertIntact();
+  });
+
+  test('several live at once keep each their own cut', async () => {
+    await using server = start(new MemoryDevice(2 * BLOCK));
+    await server.client.write(0, filled(1, 1));
+    await using first = await snapshot(server);
+    await server.client.write(0, filled(2, 1));
+    await using second = await snapshot(server);
+    await server.client.write(0, filled(3, 1));
+    expect((await contents(first.device))[0]).toBe(1);
+    expect((await contents(second.device))[0]).toBe(2);
+    expect((await server.status()).snapshots).toBe(2);
+    await first.close();
+    expect((await server.status()).snapshots).toBe(1);
+    expect((await contents(second.device))[0]).toBe(2);
+  });
+
+  test('spills pre-images to a file without a name, and reuses its space', async () => {
+    await using directory = await temporaryDirectory();
+    const device = new MemoryDevice(16 * BLOCK);
+    await using server = start(device, {
+      memoryBytes: BLOCK,
+      spillBytes: 2 * BLOCK,
+      directory: directory.path,
+    });
+    for (let block = 0; block < 16; block++) await device.write(block * BLOCK, filled(block + 1, BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(99, 3 * BLOCK));
+    expect(await readdir(directory.path)).toEqual([]);
+    const block = new Uint8Array(BLOCK);
+    for (const index of [0, 1, 2, 3]) {
+      await source.device.read(index * BLOCK, block);
+      expect(block).toEqual(filled(index + 1, BLOCK));
+    }
+    // Copied blocks make room for others.
+    source.markCopied(0, 3);
+    await server.client.write(3 * BLOCK, filled(99, 3 * BLOCK));
+    await source.device.read(5 * BLOCK, block);
+    expect(block).toEqual(filled(6, BLOCK));
+    await source.assertIntact();
+  });
+
+  test('breaks at its limit, and the write goes on', async () => {
+    await using directory = await temporaryDirectory();
+    const device = new MemoryDevice(16 * BLOCK);
+    await using server = start(device, { memoryBytes: BLOCK, spillBytes: BLOCK, directory: directory.path });
+    await device.write(0, filled(1, 16 * BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(2, 3 * BLOCK));
+    expect((await contents(server.client)).subarray(0, 3 * BLOCK)).toEqual(filled(2, 3 * BLOCK));
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN', device: 'a' });
+    await expect(source.device.read(8 * BLOCK, new Uint8Array(1))).rejects.toMatchObject({
+      code: 'SNAPSHOT_BROKEN',
+    });
+  });
+
+  test('breaks when the spill folder cannot be used, and the write goes on', async () => {
+    const device = new MemoryDevice(4 * BLOCK);
+    await using server = start(device, { memoryBytes: 0, directory: '/does/not/exist' });
+    await device.write(0, filled(1, BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(2, 1));
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  });
+
+  test('breaks when the old content cannot be read, and the write goes on', async () => {
+    const device = new GatedDevice(4 * BLOCK);
+    await using server = start(device);
+    await device.write(0, filled(1, BLOCK));
+    await using source = await snapshot(server);
+    device.read = () => Promise.reject(new Error('bad sector'));
+    await server.client.write(0, filled(2, 1));
+    await expect(source.assertIntact()).rejects.toThrow(/bad sector/);
+  });
+
+  test('breaks with the power', async () => {
+    await using server = start(new MemoryDevice(BLOCK));
+    await using source = await snapshot(server);
+    await server.powerCut({ seed: 1 });
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  });
+
+  test('that is closed while a write waits for its pre-image does not strand the write', async () => {
+    const device = new GatedDevice(4 * BLOCK);
+    await using server = start(device);
+    await device.write(0, filled(1, BLOCK));
+    const source = await snapshot(server);
+    let read = (): void => {};
+    device.read = () => new Promise((resolve) => (read = resolve));
+    const write = server.client.write(0, filled(2, 1));
+    await turns();
+    const closing = source.close();
+    read();
+    await Promise.all([write, closing]);
+  });
+});
+
+test('a write is answered only when its pre-image is safe and it is applied', async () => {
+  const device = new GatedDevice(4 * BLOCK);
+  await using server = start(device);
+  await device.write(0, filled(1, BLOCK));
+  await using _source = await snapshot(server);
+  device.shut();
+  const write = server.client.write(0, filled(2, 1));
+  expect(await isSettled(write)).toBe(false);
+  device.open();
+  await write;
+});
+
+describe('change tracking', () => {
+  test('a later cut fixes just the blocks changed since, from an admitted write on', async () => {
+    await using server = start(new MemoryDevice(8 * BLOCK));
+    await server.client.write(0, filled(1, 8 * BLOCK));
+    const first = await snapshot(server, { trackChanges: true });
+    const trackedEpoch = epochs;
+    await first.close();
+    await server.client.write(BLOCK + 5, filled(2, 10));
+    await server.client.trim(3 * BLOCK, 10);
+    await server.client.writeZeroes(5 * BLOCK - 1, 2);
+    await using source = await snapshot(server, { changedSinceEpoch: trackedEpoch });
+    const changed = [...Array(8).keys()].filter((block) => ((source.selected?.[0] ?? 0) >> block) & 1);
+    expect(changed).toEqual([1, 3, 4, 5]);
+    // A block that is not wanted needs no pre-image.
+    const preserved = new Uint8Array(1);
+    await server.client.write(BLOCK, filled(9, BLOCK));
+    await source.device.read(BLOCK + 5, preserved);
+    expect(preserved[0]).toBe(2);
+    await server.client.write(7 * BLOCK, filled(9, BLOCK));
+    await expect(source.device.read(7 * BLOCK, preserved)).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  });
+
+  test('is gone after it was collected, stopped, or the power was cut; then the cut is refused and comes down', async () => {
+    await using server = start(new MemoryDevice(8 * BLOCK));
+    const lose: ((epoch: number) => Promise<unknown>)[] = [
+      (epoch) => server.stopTracking(epoch),
+      () => server.powerCut({ seed: 1 }),
+      async (epoch) => (await snapshot(server, { changedSinceEpoch: epoch })).close(),
+    ];
+    for (const action of lose) {
+      await (await snapshot(server, { trackChanges: true })).close();
+      const trackedEpoch = epochs;
+      await action(trackedEpoch);
+      await expect(snapshot(server, { changedSinceEpoch: trackedEpoch })).rejects.toMatchObject({
+        code: 'CUT_VOID',
+      });
+      await server.release({ epoch: epochs, coordinator: 'test' });
+    }
+  });
+});
+
+test('model: whatever clients do, every live snapshot shows its own cut', async () => {
+  const random = new Random(testSeed());
+  for (let round = 0; round < 30; round++) {
+    const sizeBytes = 1 + random.below(20 * BLOCK);
+    const model = new Uint8Array(sizeBytes);
+    await using server = start(new MemoryDevice(sizeBytes), { memoryBytes: random.below(8) * BLOCK });
+    const live: { source: CutSource; expected: Uint8Array }[] = [];
+    for (let step = 0; step < 60; step++) {
+      if (random.chance(0.08)) live.push({ source: await snapshot(server), expected: model.slice() });
+      // A few requests side by side, on ranges that do not overlap, so that the model knows the outcome.
+      const writes: Promise<void>[] = [];
+      let from = random.below(sizeBytes);
+      while (from < sizeBytes && writes.length < 4) {
+        const to = Math.min(sizeBytes, from + 1 + random.below(3 * BLOCK));
+        const bytes = filled(random.below(256), to - from);
+        if (random.chance(0.2)) bytes.fill(0);
+        model.set(bytes, from);
+        const zeroes = bytes[0] === 0;
+        writes.push(zeroes ? server.client.writeZeroes(from, to - from) : server.client.write(from, bytes));
+        from = to + random.below(BLOCK);
+      }
+      await Promise.all(writes);
+      for (const { source, expected } of live) {
+        const offset = random.below(sizeBytes);
+        const into = new Uint8Array(Math.min(sizeBytes - offset, 1 + random.below(2 * BLOCK)));
+        await source.device.read(offset, into);
+        expect(Buffer.compare(into, expected.subarray(offset, offset + into.length))).toBe(0);
+      }
+    }
+    for (const { source, expected } of live) {
+      expect(Buffer.compare(await contents(source.device), expected)).toBe(0);
+      await source.close();
+    }
+    expect(Buffer.compare(await contents(server.client), model)).toBe(0);
+  }
+});
