@@ -167,8 +167,16 @@ export class GroupCut implements AsyncDisposable {
 
   async #release(server: ServerControl): Promise<void> {
     let answer: ReleaseAnswer;
+    // A barrier that nobody could release has come down by its lease, so there is no point in waiting longer.
+    const patienceMs = this.#options.maxStallMs ?? RENEWED_LEASE_MS;
+    let timer: Disposable | undefined;
+    const silence = new Promise<never>((_, reject) => {
+      timer = this.#options.clock.setTimer(patienceMs, () =>
+        reject(new Error(`none within ${patienceMs} ms`)),
+      );
+    });
     try {
-      answer = await server.release(this.ticket);
+      answer = await Promise.race([server.release(this.ticket), silence]);
     } catch (error) {
       answer = {
         heldWithoutBreak: false,
@@ -177,6 +185,8 @@ export class GroupCut implements AsyncDisposable {
         parkedRequests: 0,
         longestParkMs: 0,
       };
+    } finally {
+      timer?.[Symbol.dispose]();
     }
     this.#answers.set(server.id, answer);
     this.#lastReleasedAtMs = this.#options.clock.nowMs();
