@@ -43,6 +43,7 @@ export interface Defect {
 }
 
 const RUN_SECTORS = MiB / SECTOR_BYTES;
+const zeros = new Uint8Array(RUN_SECTORS * SECTOR_BYTES);
 
 /**
  * Reads what the copy of a device holds. Only the area is read, in large runs.
@@ -72,6 +73,8 @@ export async function readContents(
     signal?.throwIfAborted();
     const run = buffer.subarray(0, Math.min(RUN_SECTORS, sectorCount - start) * SECTOR_BYTES);
     await image.read(area.areaOffsetBytes + start * SECTOR_BYTES, run);
+    // Most of a large area was never written.
+    if (Buffer.compare(run, zeros.subarray(0, run.length)) === 0) continue;
     for (let index = 0; index * SECTOR_BYTES < run.length; index++) {
       const bytes = run.subarray(index * SECTOR_BYTES, (index + 1) * SECTOR_BYTES);
       const found = explain(history, device, firstSectorOf(area) + start + index, bytes);

@@ -9,7 +9,8 @@ import { HistoryFile } from './history-file.js';
 import { History, type HistoryHeader } from './history.js';
 import { judgeCopy, type CopyVerdict } from './judge.js';
 import { freshRun } from './stamp.js';
-import { Workload, type WorkloadOptions, type WorkloadStatistics } from './workload.js';
+import type { WorkloadStatistics } from './statistics.js';
+import { Workload, type WorkloadOptions } from './workload.js';
 
 export interface WitnessRunOptions extends Omit<BackupOptions, 'servers' | 'to' | 'initialise'> {
   /** The servers to write to and to back up. */
