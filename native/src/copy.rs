@@ -166,30 +166,33 @@ impl CopyJob<'_> {
     }
 
     fn note_preserved(&self, blocks: Range<usize>) {
-        for block in blocks.clone() {
+        for block in blocks {
             self.records.set_state(block, state::PRESERVED);
         }
-        self.count(blocks, false);
     }
 
     fn note_zeros(&self, blocks: Range<usize>) {
-        for block in blocks.clone() {
+        let mut dealt_with = 0;
+        for block in blocks {
             if self.records.state(block) != state::PRESERVED {
                 self.records.set_state(block, state::ZERO);
+                dealt_with += self.blocks.length(block, block + 1);
             }
         }
-        self.count(blocks, false);
+        self.progress.add(dealt_with as u64, 0);
     }
 
     /// Hashes blocks that were read to `memory[start..]` and keeps those that have to be stored.
     fn keep(&self, blocks: Range<usize>, memory: &[u8], start: usize, segment: &mut Segment) {
-        let mut start = start;
-        for block in blocks.clone() {
-            let place = start..start + self.blocks.length(block, block + 1);
-            start = place.end;
+        let mut dealt_with = 0;
+        let mut end = start;
+        for block in blocks {
+            let place = end..end + self.blocks.length(block, block + 1);
+            end = place.end;
             if self.records.state(block) == state::PRESERVED {
                 continue;
             }
+            dealt_with += place.len();
             let bytes = &memory[place.clone()];
             if is_zero(bytes) {
                 self.records.set_state(block, state::ZERO);
@@ -198,11 +201,6 @@ impl CopyJob<'_> {
                 segment.keep(block, place);
             }
         }
-        self.count(blocks, true);
-    }
-
-    fn count(&self, blocks: Range<usize>, read: bool) {
-        let length = self.blocks.length(blocks.start, blocks.end) as u64;
-        self.progress.add(length, if read { length } else { 0 });
+        self.progress.add(dealt_with as u64, (end - start) as u64);
     }
 }

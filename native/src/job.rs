@@ -44,7 +44,7 @@ impl Cancel<'_> {
     }
 }
 
-/// Counts of bytes of the device dealt with, and of bytes read.
+/// Counts of the bytes of blocks dealt with, and of bytes read.
 #[derive(Clone, Copy)]
 pub struct Progress<'a> {
     pub dealt_with: &'a AtomicI64,

@@ -51,10 +51,10 @@ export interface CopyJob {
   blockCount: number;
   algorithm: HashAlgorithm;
   /** Device-wide bitmap of the blocks wanted. Absent: all of them. Others are left `Skipped`. */
-  selected?: Int32Array | undefined;
+  selected?: Int32Array<SharedArrayBuffer> | undefined;
   /** Device-wide bitmaps of copy-before-write. Absent: the source does not change during the job. */
-  preserved?: Int32Array | undefined;
-  copied?: Int32Array | undefined;
+  preserved?: Int32Array<SharedArrayBuffer> | undefined;
+  copied?: Int32Array<SharedArrayBuffer> | undefined;
   /** One word that must not be zero after each read: the barrier under which the source is held. */
   barrier?: Int32Array | undefined;
   /**
@@ -68,7 +68,10 @@ export interface CopyJob {
   capacityBytes: number;
   /** One word; not zero means stop at the next run of blocks. */
   cancel: Int32Array;
-  /** Two words that count up while the job runs: bytes of the device dealt with; bytes read from it (no holes). */
+  /**
+   * Two words that count up while the job runs: bytes of the blocks dealt with, that is `Zero` or about to be `Stored`;
+   * bytes read (no holes).
+   */
   progress: BigInt64Array;
   /** Results: a {@link BlockState} per block. */
   states: Uint8Array;
@@ -106,7 +109,7 @@ export interface RestoreJob {
   offsets: Float64Array;
   hashes: Uint8Array;
   cancel: Int32Array;
-  /** Two words that count up: bytes of the device dealt with; bytes read from the image. */
+  /** Two words that count up: bytes of the `Zero` and `Stored` blocks dealt with; bytes read from the image. */
   progress: BigInt64Array;
   /** Results: a {@link BlockFault} per block. A faulty block is not written to the target. */
   faults: Uint8Array;

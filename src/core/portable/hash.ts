@@ -1,6 +1,6 @@
 import { createBLAKE3 } from 'hash-wasm';
 import xxhash from 'xxhash-wasm';
-import type { HashAlgorithm } from './core.js';
+import type { HashAlgorithm } from '../core.js';
 
 export type HashFunction = (algorithm: HashAlgorithm, bytes: Uint8Array) => Uint8Array;
 
