@@ -1,10 +1,6 @@
-import { MiB, SECTOR_BYTES } from '../runtime/sizes.js';
+import { MiB } from '../runtime/sizes.js';
 import { appendExtent, type BlockDevice, type Extent } from './block-device.js';
-
-export interface ByteRange {
-  readonly offsetBytes: number;
-  readonly lengthBytes: number;
-}
+import { endOf, intersection, type ByteRange } from './byte-range.js';
 
 export type Content =
   | { kind: 'data'; bytes: Uint8Array }
@@ -122,6 +118,9 @@ export function overlay(beginning: Change, offsetBytes: number, into: Uint8Array
   }
 }
 
+/** Beyond all devices. */
+const nowhere: ByteRange = { offsetBytes: Infinity, lengthBytes: 0 };
+
 /** Makes what was written after `beginning` data in an allocation map of the medium. */
 export function overlayAllocation(beginning: Change, extents: readonly Extent[]): Extent[] {
   const written = [...changesAfter(beginning)].filter((change) => change.content.kind !== 'trim');
@@ -131,7 +130,7 @@ export function overlayAllocation(beginning: Change, extents: readonly Extent[])
   for (const { offsetBytes, lengthBytes, kind } of extents) {
     const end = offsetBytes + lengthBytes;
     for (let at = offsetBytes; at < end;) {
-      while (endOf(written[index]) <= at) index++;
+      while (endOf(written[index] ?? nowhere) <= at) index++;
       const next = written[index];
       const inside = next !== undefined && next.offsetBytes <= at;
       const stop = Math.min(end, inside ? endOf(next) : (next?.offsetBytes ?? end));
@@ -140,28 +139,6 @@ export function overlayAllocation(beginning: Change, extents: readonly Extent[])
     }
   }
   return result;
-}
-
-export function intersection(a: ByteRange, b: ByteRange): ByteRange | undefined {
-  const offsetBytes = Math.max(a.offsetBytes, b.offsetBytes);
-  const lengthBytes = Math.min(endOf(a), endOf(b)) - offsetBytes;
-  return lengthBytes > 0 ? { offsetBytes, lengthBytes } : undefined;
-}
-
-/** The range grown to whole sectors, or to other steps; it may reach past the end of the device. */
-export function aligned({ offsetBytes, lengthBytes }: ByteRange, stepBytes = SECTOR_BYTES): ByteRange {
-  const start = Math.floor(offsetBytes / stepBytes) * stepBytes;
-  const end = Math.ceil((offsetBytes + lengthBytes) / stepBytes) * stepBytes;
-  return { offsetBytes: start, lengthBytes: end - start };
-}
-
-export function covers(outer: ByteRange, inner: ByteRange): boolean {
-  return outer.offsetBytes <= inner.offsetBytes && endOf(inner) <= endOf(outer);
-}
-
-/** Past everything when there is no range. */
-function endOf(range: ByteRange | undefined): number {
-  return range ? range.offsetBytes + range.lengthBytes : Infinity;
 }
 
 function heldBytes({ content }: Change): number {

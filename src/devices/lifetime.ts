@@ -13,7 +13,7 @@ export class Lifetime {
   readonly #device: BlockDevice;
   #inFlight = 0;
   #closing: Promise<void> | undefined;
-  #whenIdle: (() => void)[] = [];
+  readonly #whenIdle: (() => void)[] = [];
   readonly #admission: Disposable = { [Symbol.dispose]: () => this.#finish() };
 
   constructor(device: BlockDevice) {

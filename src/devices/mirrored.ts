@@ -88,7 +88,7 @@ export class MirroredDevice implements BlockDevice {
 
   async allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
     using _request = this.#lifetime.admit('allocation', offsetBytes, lengthBytes);
-    return this.#onOne(offsetBytes, lengthBytes, (leg) => leg.allocation(offsetBytes, lengthBytes));
+    return await this.#onOne(offsetBytes, lengthBytes, (leg) => leg.allocation(offsetBytes, lengthBytes));
   }
 
   close(): Promise<void> {

@@ -1,6 +1,7 @@
 import { Random } from '../runtime/random.js';
 import { SECTOR_BYTES } from '../runtime/sizes.js';
-import { aligned, covers, intersection, type ByteRange, type Change } from './change-log.js';
+import { aligned, covers, endOf, intersection, type ByteRange } from './byte-range.js';
+import type { Change } from './change-log.js';
 
 /** A part of a change that a power cut leaves on the medium. */
 export interface Survivor {
@@ -61,7 +62,7 @@ function* runs(
   unitBytes: number,
   survives: (offsetBytes: number) => boolean,
 ): Generator<ByteRange> {
-  const end = units.offsetBytes + units.lengthBytes;
+  const end = endOf(units);
   let start: number | undefined;
   for (let at = units.offsetBytes; at < end; at += unitBytes) {
     if (survives(at)) {

@@ -102,8 +102,8 @@ export class StripedDevice implements BlockDevice {
   async allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
     using _request = this.#lifetime.admit('allocation', offsetBytes, lengthBytes);
     const perChild: Extent[][] = this.#children.map(() => []);
-    await this.#onShares(offsetBytes, lengthBytes, async ({ child, index, offsetBytes, lengthBytes }) => {
-      perChild[index] = await child.allocation(offsetBytes, lengthBytes);
+    await this.#onShares(offsetBytes, lengthBytes, async (share) => {
+      perChild[share.index] = await share.child.allocation(share.offsetBytes, share.lengthBytes);
     });
     return this.#mergeAllocation(offsetBytes, lengthBytes, perChild);
   }

@@ -1,14 +1,7 @@
 import { CofferdamError } from '../runtime/errors.js';
 import type { BlockDevice, Capabilities, Extent, WriteOptions, WriteZeroesOptions } from './block-device.js';
-import {
-  ChangeLog,
-  covers,
-  overlay,
-  overlayAllocation,
-  sectorsOf,
-  type Change,
-  type Content,
-} from './change-log.js';
+import { aligned, covers } from './byte-range.js';
+import { ChangeLog, overlay, overlayAllocation, type Change, type Content } from './change-log.js';
 import { Lifetime } from './lifetime.js';
 import { survivors } from './power-loss.js';
 import { RangeLock } from './range-lock.js';
