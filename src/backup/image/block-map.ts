@@ -31,9 +31,11 @@ export interface LeafBlocks {
   hashes: Uint8Array;
 }
 
-/** A leaf, or the blocks under a node that cannot be read. */
+/** Some blocks of a device, in order: all zeros, the blocks of a leaf, or those under a node that cannot be read. */
 export type WalkStep = { firstBlock: number; blockCount: number } & (
-  { kind: 'leaf'; nodeOffset: number; blocks: LeafBlocks } | { kind: 'damage'; error: CofferdamError }
+  | { kind: 'zero' }
+  | { kind: 'leaf'; nodeOffset: number; blocks: LeafBlocks }
+  | { kind: 'damage'; error: CofferdamError }
 );
 
 /** Where a node is and what its bytes must hash to. */
@@ -105,29 +107,16 @@ export class BlockMap {
   }
 
   /**
-   * The leaves under which anything is stored, in order, of those that touch the given blocks.
-   *
-   * @throws CofferdamError as {@link leaf}
-   */
-  async *leaves(
-    firstBlock = 0,
-    blocks = blockCount(this.shape),
-  ): AsyncGenerator<WalkStep & { kind: 'leaf' }> {
-    for await (const step of this.walk(firstBlock, blocks)) {
-      if (step.kind === 'damage') throw step.error;
-      yield step;
-    }
-  }
-
-  /**
-   * As {@link leaves}, but where a node cannot be read it says which blocks were under it, and goes on after them.
+   * Steps through the given blocks in order, without gaps; the first and the last step may reach past them. It goes on
+   * after a node that cannot be read.
    *
    * @throws CofferdamError IMAGE_CORRUPT if the map contains a node more than once.
    */
   async *walk(firstBlock = 0, blocks = blockCount(this.shape)): AsyncGenerator<WalkStep> {
+    if (blocks === 0) return;
     const room = Math.floor((this.#reader.endBytes - DATA_START) / nodeLength(this.shape.algorithm));
-    if (this.#root && blocks > 0)
-      yield* this.#walk(this.#root, firstBlock, firstBlock + blocks, { nodes: room });
+    if (this.#root) yield* this.#walk(this.#root, firstBlock, firstBlock + blocks, { nodes: room });
+    else yield { kind: 'zero', firstBlock, blockCount: blocks };
   }
 
   async *#walk(
@@ -139,8 +128,7 @@ export class BlockMap {
     if (left.nodes-- === 0) {
       throw this.#reader.error('IMAGE_CORRUPT', `${this.#name} contains a node more than once`, reference);
     }
-    const firstBlock = reference.index * entryBlocks(reference.level + 1);
-    const blocks = Math.min(entryBlocks(reference.level + 1), blockCount(this.shape) - firstBlock);
+    const { firstBlock, blockCount: blocks } = this.#span(reference.level + 1, reference.index);
     const node = await this.#read(reference).catch((error: unknown) => {
       if (isDamage(error)) return error;
       throw error;
@@ -153,12 +141,19 @@ export class BlockMap {
     } else {
       const perEntry = entryBlocks(reference.level);
       const first = Math.max(0, Math.floor((from - firstBlock) / perEntry));
-      const last = Math.min(FANOUT, Math.ceil((to - firstBlock) / perEntry));
+      const last = Math.min(Math.ceil(blocks / perEntry), Math.ceil((to - firstBlock) / perEntry));
       for (let i = first; i < last; i++) {
         const child = this.#child(node, reference, i);
         if (child) yield* this.#walk(child, from, to, left);
+        else yield { kind: 'zero', ...this.#span(reference.level, reference.index * FANOUT + i) };
       }
     }
+  }
+
+  /** The blocks of the device that entry `index` of a level, counted over all its nodes, covers. */
+  #span(level: number, index: number): { firstBlock: number; blockCount: number } {
+    const firstBlock = index * entryBlocks(level);
+    return { firstBlock, blockCount: Math.min(entryBlocks(level), blockCount(this.shape) - firstBlock) };
   }
 
   /** The child in an entry of a node that was checked; undefined when all under it is zeros. */

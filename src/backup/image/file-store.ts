@@ -1,23 +1,73 @@
-import type { FileHandle } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { open, stat, type FileHandle } from 'node:fs/promises';
+import type { Core } from '../../core/core.js';
+import { claim, identityOfStats } from '../../devices/openers.js';
+import { openError } from '../../devices/os-error.js';
 import { CofferdamError, errnoOf, messageOf, type ErrorCode } from '../../runtime/errors.js';
 import type { ImageStore } from './store.js';
 
-/** An image in a file, which grows as it is written. The file is locked for as long as the store is open. */
+/**
+ * An image in a file, which grows as it is written. While it is open it is locked: against all others, or, to read,
+ * against those that write.
+ */
 export class FileStore implements ImageStore {
   readonly capacityBytes = Infinity;
   readonly #handle: FileHandle;
-  readonly #lock: Disposable;
+  readonly #claim: Disposable;
   #closing: Promise<void> | undefined;
 
-  /** Takes over the handle and the lock, and closes both. */
-  constructor(
+  private constructor(
     readonly name: string,
     handle: FileHandle,
     readonly writable: boolean,
-    lock: Disposable,
+    claimed: Disposable,
   ) {
     this.#handle = handle;
-    this.#lock = lock;
+    this.#claim = claimed;
+  }
+
+  /** @throws CofferdamError DEVICE_NOT_FOUND, DEVICE_BUSY, DEVICE_IO */
+  static async open(path: string, core: Core, write: boolean): Promise<FileStore> {
+    const store = await FileStore.#openLocked(
+      path,
+      core,
+      write ? constants.O_RDWR : constants.O_RDONLY,
+      path,
+    );
+    // Whoever had the lock before us may have put another file in the place of the one that we waited for.
+    const now = identityOfStats(await stat(path, { bigint: true }));
+    if (now === identityOfStats(await store.#handle.stat({ bigint: true }))) return store;
+    await store.close();
+    throw busy(path);
+  }
+
+  /**
+   * Makes a new file.
+   *
+   * @param name what to call it in messages.
+   * @throws CofferdamError TARGET_EXISTS, DEVICE_IO
+   */
+  static create(path: string, core: Core, name: string): Promise<FileStore> {
+    return FileStore.#openLocked(path, core, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, name);
+  }
+
+  static async #openLocked(path: string, core: Core, flags: number, name: string): Promise<FileStore> {
+    const write = flags !== constants.O_RDONLY;
+    const mode = write ? 'exclusive' : 'shared';
+    const handle = await open(path, flags).catch((error: unknown) => {
+      throw openError(name, error);
+    });
+    let claimed: Disposable | undefined;
+    try {
+      claimed = claim(identityOfStats(await handle.stat({ bigint: true })), mode);
+      // The lock goes away with the handle.
+      if (!claimed || core.lock(handle.fd, mode) === 'busy') throw busy(name);
+      return new FileStore(name, handle, write, claimed);
+    } catch (error) {
+      claimed?.[Symbol.dispose]();
+      await handle.close();
+      throw error;
+    }
   }
 
   get fd(): number {
@@ -76,7 +126,7 @@ export class FileStore implements ImageStore {
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.#handle.close().finally(() => this.#lock[Symbol.dispose]());
+    this.#closing ??= this.#handle.close().finally(() => this.#claim[Symbol.dispose]());
     return this.#closing;
   }
 
@@ -112,6 +162,16 @@ export class FileStore implements ImageStore {
       cause,
     });
   }
+}
+
+function busy(path: string): CofferdamError {
+  return new CofferdamError(
+    'DEVICE_BUSY',
+    `${path} is in use by another backup or restore; wait until it has ended`,
+    {
+      device: path,
+    },
+  );
 }
 
 function isFull(error: unknown): boolean {

@@ -162,3 +162,19 @@ function freeFrom(
   }
   return roundUp(Math.max(...ends), ALLOCATION_BYTES);
 }
+
+/**
+ * All that is wrong with both slots and the catalogs they point to, whether or not it was in anybody's way; for people.
+ */
+export async function headFaults(store: ImageStore, core: Core): Promise<string[]> {
+  const slots = await readSlots(store, core);
+  const faults = slotWarnings(store, slots);
+  for (const slot of slots) {
+    if (slot.kind !== 'valid') continue;
+    await readCatalog(store, core, slot.superblock).catch((error: unknown) => {
+      if (!isDamage(error)) throw error;
+      faults.push(error.message);
+    });
+  }
+  return faults;
+}
