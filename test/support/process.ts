@@ -24,25 +24,22 @@ export async function runProcess(
   args: readonly string[],
   { cwd, env, input = '', timeoutMs = 60_000 }: ProcessOptions = {},
 ): Promise<ProcessResult> {
-  const child = spawn(command, args, { cwd, env: { ...process.env, ...env } });
+  const child = spawn(command, args, {
+    cwd,
+    env: { ...process.env, ...env },
+    timeout: timeoutMs,
+    killSignal: 'SIGKILL',
+  });
   const ended = new Promise<number | undefined>((resolve, reject) => {
     child.on('error', reject);
     child.on('close', (code) => resolve(code ?? undefined));
   });
-  let late = false;
-  const timer = setTimeout(() => {
-    late = true;
-    child.kill('SIGKILL');
-  }, timeoutMs);
   // A program may end without reading its input.
   child.stdin.on('error', () => {});
   child.stdin.end(input);
-  try {
-    const [exitCode, stdout, stderr] = await Promise.all([ended, text(child.stdout), text(child.stderr)]);
-    if (late)
-      throw new Error(`${[command, ...args].join(' ')} took over ${timeoutMs} ms\n${stdout}\n${stderr}`);
-    return { exitCode, stdout, stderr };
-  } finally {
-    clearTimeout(timer);
+  const [exitCode, stdout, stderr] = await Promise.all([ended, text(child.stdout), text(child.stderr)]);
+  if (child.killed) {
+    throw new Error(`${[command, ...args].join(' ')} took over ${timeoutMs} ms\n${stdout}\n${stderr}`);
   }
+  return { exitCode, stdout, stderr };
 }

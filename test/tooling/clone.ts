@@ -1,4 +1,4 @@
-import { spawn, type SpawnOptions } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -18,6 +18,14 @@ import { temporaryDirectory } from '../support/directory.js';
 import { runProcess, type ProcessResult } from '../support/process.js';
 
 const project = fileURLToPath(new URL('../..', import.meta.url));
+
+export interface StartedProcess {
+  /** Exit code and signal. */
+  readonly ended: Promise<unknown[]>;
+  kill(): void;
+  /** Waits for a line on stderr. */
+  says(line: string): Promise<void>;
+}
 
 /**
  * A small stand-in for a fresh clone, with the project's own scripts and TypeScript compiler. `npm`, `cargo` and `rustc`
@@ -64,14 +72,25 @@ export class Clone implements AsyncDisposable {
   }
 
   /** Starts `ready` in a process group of its own, so that it can be killed together with the tools it runs. */
-  start(): { kill(): void; ended: Promise<unknown> } {
+  start(): StartedProcess {
     const env = { ...process.env, ...this.#environment };
-    const options: SpawnOptions = { cwd: this.root, env, stdio: 'ignore', detached: true };
-    const child = spawn(process.execPath, ['scripts/ready.mjs'], options);
-    const kill = (): void => {
-      if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+    const child = spawn(process.execPath, ['scripts/ready.mjs'], {
+      cwd: this.root,
+      env,
+      detached: true,
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    let said = '';
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => (said += chunk));
+    return {
+      ended: once(child, 'close'),
+      kill() {
+        if (child.pid !== undefined) process.kill(-child.pid, 'SIGKILL');
+      },
+      async says(line) {
+        while (!said.includes(line)) await once(child.stderr, 'data');
+      },
     };
-    return { kill, ended: once(child, 'exit') };
   }
 
   /** The system's own folders are not on the PATH: a cargo there must not be found. */

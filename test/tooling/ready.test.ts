@@ -307,15 +307,15 @@ describe('two at once', () => {
   test('do the work once', async () => {
     await using clone = new Clone();
     clone.holdNpm();
-    const first = clone.ready();
+    const first = clone.start();
     await called(clone, install);
-    const second = clone.ready();
-    await sleep(300);
+    const second = clone.start();
+    await second.says('ready: waiting for another run in this directory\n');
     clone.letNpmGo();
-    const results = await Promise.all([first, second]);
-    results.forEach(expectDone);
-    expect(results[1].stderr).toBe('ready: waiting for another run in this directory\n');
+    expect(await first.ended).toEqual([0, null]);
+    expect(await second.ended).toEqual([0, null]);
     expect(clone.calls).toEqual([install, buildNative]);
+    expect(await clone.ready()).toEqual(silence);
   });
 
   test('do not wait for one that was killed', async () => {
@@ -323,12 +323,12 @@ describe('two at once', () => {
     clone.holdNpm();
     const killed = clone.start();
     await called(clone, install);
+    const waiting = clone.start();
+    await waiting.says('ready: waiting for another run in this directory\n');
     killed.kill();
-    await killed.ended;
+    expect(await killed.ended).toEqual([null, 'SIGKILL']);
     clone.letNpmGo();
-    const result = await clone.ready();
-    expectDone(result);
-    expect(result.stderr).not.toContain('waiting');
+    expect(await waiting.ended).toEqual([0, null]);
     expect(clone.exists('dist/other.js')).toBe(true);
   });
 });
