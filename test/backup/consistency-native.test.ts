@@ -1,0 +1,4 @@
+import { consistencySuite } from './consistency.js';
+
+process.env['COFFERDAM_CORE'] = 'native';
+consistencySuite();
