@@ -6,6 +6,7 @@ import type { BackupImage } from './image/image.js';
 import { byteRange, type MapShape } from './image/map-shape.js';
 import { faultReason, readStoredBlock } from './image/stored-block.js';
 import type { CopyPool } from './pool.js';
+import type { RestoreTarget } from './restore-target.js';
 
 /** What the checks of one device's leaves share. */
 export interface LeafCheckContext {
@@ -13,17 +14,11 @@ export interface LeafCheckContext {
   pool: CopyPool;
   shape: MapShape;
   /** Where to write the blocks that are right; absent: only check them. */
-  target: RestoreTarget | undefined;
+  target: Pick<RestoreTarget, 'device' | 'isBlank'> | undefined;
   /** Two words, as {@link RestoreJob.progress} wants them. */
   counters: BigInt64Array;
   /** One word; not zero means stop. */
   cancel: Int32Array;
-}
-
-export interface RestoreTarget {
-  readonly device: BlockDevice;
-  /** It reads as zeros wherever it was not written. */
-  readonly isBlank: boolean;
 }
 
 /**
