@@ -49,6 +49,7 @@ export const errorCodes = {
 
   // The witness
   BAD_HISTORY: 'a witness history cannot be read',
+  NOT_CONSISTENT: 'the witness proved that a copy is not crash-consistent',
 } as const;
 
 export type ErrorCode = keyof typeof errorCodes;

@@ -1,0 +1,122 @@
+import { basename, extname } from 'node:path';
+import { CofferdamError } from '../runtime/errors.js';
+import { parseDurationMs, parseSize } from '../runtime/sizes.js';
+import { checkDeviceId, deviceIdPattern } from '../backup/image/record.js';
+
+/** A device or file that the user named, and the ID it goes by. */
+export interface NamedPath {
+  id: string;
+  path: string;
+}
+
+/** How a command line says how many of something; for commander's `argParser`. */
+export function wholeNumber(option: string, from: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (/^\d+$/.test(text) && Number.isSafeInteger(value) && value >= from) return value;
+    throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" is not a whole number from ${from} up`);
+  };
+}
+
+/** A size in bytes above 0, such as 64KiB. */
+export function size(option: string): (text: string) => number {
+  return (text) => aboveZero(parseSize(text, option), option, text);
+}
+
+/** A duration in ms above 0, such as 250ms or 1s. */
+export function duration(option: string): (text: string) => number {
+  return (text) => aboveZero(parseDurationMs(text, option), option, text);
+}
+
+function aboveZero(value: number, option: string, text: string): number {
+  if (value > 0) return value;
+  throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" must be above 0`);
+}
+
+/** The number of a generation, or one of some words. */
+export function generation<Word extends string>(...words: Word[]): (text: string) => number | Word {
+  return (text) => {
+    const word = words.find((candidate) => candidate === text);
+    if (word !== undefined) return word;
+    if (/^[1-9]\d*$/.test(text) && Number.isSafeInteger(Number(text))) return Number(text);
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `--generation: "${text}" is neither a number from 1 up nor ${words.join(' nor ')}`,
+    );
+  };
+}
+
+/**
+ * `[ID=]PATH`. What stands before the first `=` is an ID if it can be one; write `./a=b.img` for a path that looks like
+ * that. Without an ID it is the file's base name without extension.
+ *
+ * @throws CofferdamError BAD_ARGUMENT
+ */
+export function namedPath(option: string, text: string): NamedPath {
+  const [, id, rest] = /^([^=]*)=(.*)$/s.exec(text) ?? [];
+  if (id !== undefined && rest !== undefined && deviceIdPattern.test(id)) {
+    return { id, path: nonEmpty(option, text, rest) };
+  }
+  const path = nonEmpty(option, text, text);
+  const fallback = basename(path, extname(path));
+  if (deviceIdPattern.test(fallback)) return { id: fallback, path };
+  throw new CofferdamError(
+    'BAD_ARGUMENT',
+    `${option}: the name of ${text} cannot be a device ID; give one yourself, as ID=PATH`,
+  );
+}
+
+/**
+ * `ID=PATH`.
+ *
+ * @throws CofferdamError BAD_ARGUMENT
+ */
+export function idAndPath(option: string, text: string): NamedPath {
+  const [, id, path] = /^([^=]*)=(.*)$/s.exec(text) ?? [];
+  if (id === undefined || path === undefined) {
+    throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" must be ID=PATH`);
+  }
+  return { id: checkDeviceId(id), path: nonEmpty(option, text, path) };
+}
+
+/**
+ * A parser for an option that may be given several times, with several values each.
+ *
+ * @throws CofferdamError BAD_ARGUMENT, DUPLICATE_DEVICE
+ */
+export function devices(
+  option: string,
+  parse: typeof namedPath,
+): (text: string, previous: readonly NamedPath[] | undefined) => readonly NamedPath[] {
+  return (text, previous = []) => checkNoDuplicates([...previous, parse(option, text)]);
+}
+
+/** @throws CofferdamError DUPLICATE_DEVICE */
+export function checkNoDuplicates(devices: readonly NamedPath[]): readonly NamedPath[] {
+  const seen = new Map<string, string>();
+  for (const { id, path } of devices) {
+    const other = seen.get(id);
+    if (other !== undefined) {
+      throw new CofferdamError(
+        'DUPLICATE_DEVICE',
+        `${other} and ${path} both have the ID ${id}; tell them apart with ID=PATH`,
+        { device: id },
+      );
+    }
+    seen.set(id, path);
+  }
+  return devices;
+}
+
+function nonEmpty(option: string, text: string, path: string): string {
+  if (path !== '') return path;
+  throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" names no file`);
+}
+
+type Given<T> = { [Key in keyof T]?: Exclude<T[Key], undefined> };
+
+/** The options that were given, without those that are undefined. */
+export function given<T extends object>(options: T): Given<T> {
+  // Object.entries loses the types of the members, which stay as they are.
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Given<T>;
+}

@@ -1,0 +1,113 @@
+import { Option, type Command } from 'commander';
+import { backup, type BackupResult } from '../../backup/backup.js';
+import { checkBlockSize } from '../../backup/image/record.js';
+import type { HashAlgorithm } from '../../core/core.js';
+import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes.js';
+import { openCluster, type Cluster } from '../../servers/cluster.js';
+import { devices, duration, given, namedPath, size, wholeNumber, type NamedPath } from '../arguments.js';
+import { addCommand, type CommandContext } from '../command.js';
+import { ProgressBars } from '../progress-bars.js';
+import { addStrategyOptions, checkStrategy, type StrategyFlags } from '../strategy-options.js';
+import { facts } from '../table.js';
+import { consistencyInWords, count } from '../wording.js';
+
+interface Flags extends StrategyFlags {
+  to: string;
+  device: readonly NamedPath[];
+  blockSize: number;
+  hash: HashAlgorithm;
+  maxStall?: number;
+  limit?: number;
+  workers?: number;
+  init?: boolean;
+}
+
+const example = `cofferdam backup --to nightly.cofferdam --device db=/srv/db.img --device log=/srv/log.img
+
+The devices are opened for reading only, behind a barrier of this process. A program that writes
+to the same file on its own passes that barrier by: stop it, or take the backup where it is served.`;
+
+export function addBackup(program: Command, context: CommandContext): void {
+  const command = addCommand(
+    program,
+    'backup',
+    'Copy devices as of one instant into a new generation of a backup image.',
+    example,
+  )
+    .requiredOption('--to <image>', 'backup image: a file, made if it does not exist, or a block device')
+    .addOption(
+      new Option(
+        '--device <[ID=]path...>',
+        'file or block device to copy; its ID is its base name by default',
+      )
+        .argParser(devices('--device', namedPath))
+        .makeOptionMandatory(),
+    );
+  addStrategyOptions(command)
+    .addOption(
+      new Option('--block-size <size>', 'unit of copying and hashing, from 4KiB to 4MiB')
+        .argParser((text) => checkBlockSize(parseSize(text, '--block-size')))
+        .default(64 * KiB, '64KiB'),
+    )
+    .addOption(
+      new Option('--hash <algorithm>', 'hash of the blocks').choices(['xxh64', 'blake3']).default('xxh64'),
+    )
+    .option(
+      '--max-stall <duration>',
+      'fail rather than hold writes up longer than this (default: 1s; hold: no bound)',
+      duration('--max-stall'),
+    )
+    .option('--limit <rate>', 'read no more than this per second, for example 200MiB/s', size('--limit'))
+    .option('--workers <n>', 'threads that copy (default: one per processor)', wholeNumber('--workers', 1))
+    .option('--init', 'make an image on a block device that holds nothing yet')
+    .action((flags: Flags) => run(flags, context));
+}
+
+async function run(flags: Flags, context: CommandContext): Promise<void> {
+  checkStrategy(flags);
+  await using cluster = await openCluster({
+    servers: flags.device.map(({ id, path }) => ({ id, device: { kind: 'file', path, readOnly: true } })),
+  });
+  const { warnings, ...result } = await copy(cluster, flags, context);
+  context.output.warn(warnings);
+  context.output.result({ image: flags.to, ...result }, describe(flags.to, result));
+}
+
+async function copy(
+  cluster: Cluster,
+  flags: Flags,
+  { output, signal }: CommandContext,
+): Promise<BackupResult> {
+  using bars = new ProgressBars(output.stderr);
+  return await backup({
+    servers: cluster.servers,
+    to: flags.to,
+    initialise: flags.init ?? false,
+    strategy: flags.strategy,
+    closingCut: flags.closingCut,
+    blockSizeBytes: flags.blockSize,
+    hash: flags.hash,
+    signal,
+    ...given({ maxStallMs: flags.maxStall, limitBytesPerSecond: flags.limit, workers: flags.workers }),
+    ...bars.options,
+  });
+}
+
+function describe(image: string, result: Omit<BackupResult, 'warnings'>): string {
+  const { statistics, cut, elapsedMs } = result;
+  const sizeBytes = result.devices.reduce((sum, device) => sum + device.sizeBytes, 0);
+  const rate = (statistics.readBytes / Math.max(1, elapsedMs)) * 1000;
+  return [
+    `Generation ${result.generation} of ${image}: ${count(result.devices.length, 'device')}, ${formatBytes(sizeBytes)}`,
+    facts([
+      ['result', consistencyInWords(result.consistency, result.devices.length)],
+      [
+        'copied',
+        `${formatBytes(statistics.readBytes)} read, ${formatBytes(statistics.storedBytes)} stored, the rest is zeros`,
+      ],
+      ['took', `${formatDuration(elapsedMs)} (${formatBytes(rate)}/s)`],
+      ['stall', `${formatDuration(cut.group.stallMs)}, the longest that a write could have waited`],
+      ['fingerprint', result.fingerprint],
+    ]),
+  ].join('\n');
+}

@@ -1,0 +1,38 @@
+import type { Command } from 'commander';
+import { freshSeed } from '../../runtime/random.js';
+import { devices, namedPath, wholeNumber, type NamedPath } from '../arguments.js';
+import { addCommand, type CommandContext } from '../command.js';
+import { Demo } from '../demo/demo.js';
+import { DemoFolder } from '../demo/folder.js';
+import { demoDocument, demoTable } from '../demo/report.js';
+
+interface Flags {
+  seed?: number;
+  keep?: boolean;
+}
+
+export function addDemo(program: Command, context: CommandContext): void {
+  addCommand(
+    program,
+    'demo',
+    'Show on real disk images, in under a minute, what a crash-consistent copy is and how one goes wrong.',
+    `cofferdam demo
+cofferdam demo a.img b.img      the same on copies of your own images, which are only read`,
+  )
+    .argument('[IMAGE...]', 'disk images or block devices to use, as [ID=]path', devices('IMAGE', namedPath))
+    .option(
+      '--seed <n>',
+      'decides what the clients write (default: a fresh one, printed)',
+      wholeNumber('--seed', 0),
+    )
+    .option('--keep', 'keep the folder with the disks, the backups and the restored copies')
+    .action((images: readonly NamedPath[] | undefined, flags: Flags) => run(images ?? [], flags, context));
+}
+
+async function run(images: readonly NamedPath[], flags: Flags, context: CommandContext): Promise<void> {
+  const { output } = context;
+  await using folder = await DemoFolder.create(images, flags.keep ?? false);
+  const report = await new Demo({ images, seed: flags.seed ?? freshSeed() }, folder, context).run();
+  output.result(demoDocument(report), `\n${demoTable(report)}`);
+  if (folder.isKept) output.note(`kept: ${folder.path}`);
+}

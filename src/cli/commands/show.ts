@@ -1,0 +1,83 @@
+import type { Command } from 'commander';
+import { openImage } from '../../backup/image/open.js';
+import type { GenerationRecord } from '../../backup/image/record.js';
+import { formatBytes, formatDuration } from '../../runtime/sizes.js';
+import { generation } from '../arguments.js';
+import { addCommand, type CommandContext } from '../command.js';
+import { columns, facts } from '../table.js';
+import { consistencyInWords, timeInWords } from '../wording.js';
+
+export function addShow(program: Command, context: CommandContext): void {
+  addCommand(
+    program,
+    'show',
+    'Show one generation of a backup image: its devices and the evidence for its consistency.',
+    'cofferdam show nightly.cofferdam --generation 3',
+  )
+    .argument('<image>', 'backup image')
+    .option('--generation <n>', 'number of the generation, or latest', generation('latest'), 'latest')
+    .action((path: string, flags: { generation: number | 'latest' }) => run(path, flags.generation, context));
+}
+
+async function run(path: string, which: number | 'latest', { output }: CommandContext): Promise<void> {
+  await using image = await openImage(path);
+  output.warn(image.warnings);
+  const record = await image.record(which);
+  const { fingerprint } = image.entry(record.generation);
+  output.result({ image: path, fingerprint, ...record }, describe(path, record, fingerprint));
+}
+
+function describe(path: string, record: GenerationRecord, fingerprint: string): string {
+  const { statistics, cut } = record;
+  const { stallMs, overlapMs } = cut.group;
+  const overlap =
+    overlapMs === null
+      ? 'there was no instant at which all barriers were up'
+      : `all barriers were up together for ${formatDuration(overlapMs)}`;
+  return [
+    `Generation ${record.generation} of ${path}`,
+    facts([
+      ['result', consistencyInWords(record.consistency, record.devices.length)],
+      ['strategy', record.strategy],
+      ['began', timeInWords(record.startedAt)],
+      ['finished', timeInWords(record.finishedAt)],
+      ['kind', record.parent === null ? 'full' : `incremental of generation ${record.parent}`],
+      ['hash', record.hashAlgorithm],
+      ['stored', `${formatBytes(statistics.storedBytes)}, ${formatBytes(statistics.zeroBytes)} are zeros`],
+      ['stall', `${formatDuration(stallMs)} for the group; ${overlap}`],
+      ['fingerprint', fingerprint],
+    ]),
+    '',
+    'Devices',
+    indented(
+      columns(
+        ['ID', '>SIZE', '>BYTES', '>BLOCK'],
+        record.devices.map(({ id, sizeBytes, blockSizeBytes }) => [
+          id,
+          formatBytes(sizeBytes),
+          String(sizeBytes),
+          formatBytes(blockSizeBytes),
+        ]),
+      ),
+    ),
+    '',
+    'Cut',
+    indented(
+      columns(
+        ['SERVER', '>EPOCH', '>BARRIER UP', '>WRITES PARKED', '>LONGEST WAIT', 'HELD WITHOUT BREAK'],
+        cut.servers.map((server) => [
+          server.id,
+          String(server.epoch),
+          formatDuration(server.holdMs),
+          String(server.parkedRequests),
+          formatDuration(server.longestParkMs),
+          server.heldWithoutBreak ? 'yes' : 'NO',
+        ]),
+      ),
+    ),
+  ].join('\n');
+}
+
+function indented(text: string): string {
+  return text.replaceAll(/^/gm, '  ');
+}

@@ -1,0 +1,36 @@
+import { Option, type Command } from 'commander';
+import { devices, idAndPath, type NamedPath } from '../arguments.js';
+import { addCommand, type CommandContext } from '../command.js';
+import { inconsistency, judgeFiles, verdictDocument } from '../judgement.js';
+import { describeVerdict } from '../../witness/verdict.js';
+
+interface Flags {
+  history: string;
+  image: readonly NamedPath[];
+}
+
+export function addWitnessCheck(witness: Command, context: CommandContext): void {
+  addCommand(
+    witness,
+    'check',
+    'Judge copies of block devices by what their clients wrote and saw succeed.',
+    'cofferdam witness check --history history.jsonl --image disk0=copy0.img --image disk1=copy1.img',
+  )
+    .requiredOption(
+      '--history <file>',
+      'what the clients recorded, as JSON Lines; the last copy in it is judged',
+    )
+    .addOption(
+      new Option('--image <ID=path...>', 'copy of a device: a file or a block device')
+        .argParser(devices('--image', idAndPath))
+        .makeOptionMandatory(),
+    )
+    .action((flags: Flags) => run(flags, context));
+}
+
+async function run(flags: Flags, { output, signal }: CommandContext): Promise<void> {
+  const { verdict, warnings } = await judgeFiles(flags.history, flags.image, signal);
+  output.warn(warnings);
+  const document = { history: flags.history, images: flags.image, ...verdictDocument(verdict) };
+  output.result(document, describeVerdict(verdict.group), inconsistency(verdict));
+}

@@ -1,0 +1,33 @@
+import { openImage } from '../backup/image/open.js';
+import { CopyPool } from '../backup/pool.js';
+import { restore, type RestoreOptions, type RestoreResult } from '../backup/restore.js';
+import { verify, type VerifyReport } from '../backup/verify.js';
+import { loadCore } from '../core/load.js';
+import type { CommandContext } from './command.js';
+import { ProgressBars } from './progress-bars.js';
+
+/** Checks generations of the image at this path, with bars. */
+export async function verifyImage(
+  path: string,
+  generation: number | 'latest' | 'all',
+  { output, signal }: CommandContext,
+): Promise<VerifyReport> {
+  await using image = await openImage(path);
+  output.warn(image.warnings);
+  await using pool = new CopyPool(await loadCore());
+  using bars = new ProgressBars(output.stderr);
+  return await verify(image, { generation, pool, signal, ...bars.options });
+}
+
+/** Restores a generation of the image at this path, with bars. */
+export async function restoreImage(
+  path: string,
+  options: Omit<RestoreOptions, 'pool' | 'signal' | 'onProgress'>,
+  { output, signal }: CommandContext,
+): Promise<RestoreResult> {
+  await using image = await openImage(path);
+  output.warn(image.warnings);
+  await using pool = new CopyPool(await loadCore());
+  using bars = new ProgressBars(output.stderr);
+  return await restore(image, { ...options, pool, signal, ...bars.options });
+}

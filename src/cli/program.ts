@@ -1,0 +1,48 @@
+import { Command } from 'commander';
+import type { CommandContext } from './command.js';
+import { addBackup } from './commands/backup.js';
+import { addDemo } from './commands/demo.js';
+import { addList } from './commands/list.js';
+import { addRestore } from './commands/restore.js';
+import { addShow } from './commands/show.js';
+import { addVerify } from './commands/verify.js';
+import { addWitness } from './commands/witness.js';
+import { usageError } from './failure.js';
+import { packageVersion } from './version.js';
+
+const afterHelp = `
+Exit codes:
+  0    done
+  1    the operation failed: corruption found, cut void, copy not consistent, ...
+  2    bad usage
+  130  interrupted (143 by SIGTERM); nothing was committed
+
+Failures print one line on stderr: cofferdam: CODE: what happened and what to do.
+With COFFERDAM_DEBUG=1 in the environment they also print where in the program.
+
+See for yourself:
+  cofferdam demo`;
+
+/** The whole command line. */
+export function createProgram(context: CommandContext): Command {
+  const program = new Command('cofferdam')
+    .description(
+      'Copies block devices as of one instant into a backup image, crash-consistently, while clients go on writing.',
+    )
+    .version(packageVersion(), '--version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .helpCommand(false)
+    .configureOutput({ outputError: () => {} })
+    .addHelpText('after', afterHelp);
+  program.exitOverride((error) => {
+    throw usageError(error, program);
+  });
+  addDemo(program, context);
+  addBackup(program, context);
+  addList(program, context);
+  addShow(program, context);
+  addVerify(program, context);
+  addRestore(program, context);
+  addWitness(program, context);
+  return program;
+}
