@@ -9,5 +9,7 @@ export default defineConfig({
     // gets a process of its own.
     pool: 'forks',
     maxWorkers: 2,
+    // The tests run on what users get: dist/ as Node itself loads it, not as vitest would rewrite it.
+    server: { deps: { external: [/\/dist\//] } },
   },
 });
