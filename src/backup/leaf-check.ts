@@ -1,5 +1,4 @@
 import { BlockFault, BlockState } from '../core/core.js';
-import type { BlockDevice } from '../devices/block-device.js';
 import type { BadRange } from './bad-range.js';
 import type { LeafBlocks } from './image/block-map.js';
 import type { BackupImage } from './image/image.js';
