@@ -1,9 +1,10 @@
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, readdirSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { test, type TestFunction } from 'vitest';
 
-/** `root`, an absolute path that must exist (`/dev/loop-control`), or a command (`mke2fs`). */
-export type Requirement = 'root' | (string & {});
+/** `root`, `native core`, an absolute path that must exist (`/dev/loop-control`), or a command (`mke2fs`). */
+export type Requirement = 'root' | 'native core' | (string & {});
 
 export type ConditionalTest = (name: string, body: TestFunction, timeoutMs?: number) => void;
 
@@ -29,6 +30,8 @@ export function needs(...requirements: Requirement[]): ConditionalTest {
 
 function whyMissing(requirement: Requirement): string | undefined {
   if (requirement === 'root') return process.getuid?.() === 0 ? undefined : 'needs root';
+  if (requirement === 'native core')
+    return nativeCoreBuilt() ? undefined : 'needs the native core to be built';
   if (requirement.startsWith('/')) {
     return allows(requirement, constants.F_OK) ? undefined : `needs ${requirement}`;
   }
@@ -36,6 +39,15 @@ function whyMissing(requirement: Requirement): string | undefined {
   const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin'];
   const found = folders.some((folder) => folder !== '' && allows(join(folder, requirement), constants.X_OK));
   return found ? undefined : `needs ${requirement}`;
+}
+
+function nativeCoreBuilt(): boolean {
+  const directory = fileURLToPath(new URL('../../native/build', import.meta.url));
+  const prefix = `cofferdam.${process.platform}-${process.arch}`;
+  return (
+    allows(directory, constants.F_OK) &&
+    readdirSync(directory).some((name) => name.startsWith(prefix) && name.endsWith('.node'))
+  );
 }
 
 function allows(path: string, mode: number): boolean {
