@@ -124,6 +124,9 @@ function checkOptions(options: BackupOptions): Plan {
     if (value !== undefined && !(value > 0))
       throw new CofferdamError('BAD_ARGUMENT', `${what} must be above 0, not ${value}`);
   }
+  if (workers !== undefined && !Number.isInteger(workers)) {
+    throw new CofferdamError('BAD_ARGUMENT', `workers must be a whole number, not ${workers}`);
+  }
   const strategy = options.strategy ?? 'snapshot';
   if (options.closingCut === false && strategy !== 'rolling') {
     throw new CofferdamError('BAD_ARGUMENT', 'only the rolling strategy can do without its closing cut');
@@ -155,7 +158,7 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
   const startedMs = clock.nowMs();
   const startedAt = new Date().toISOString();
   const signal = options.signal ?? new AbortController().signal;
-  await using pool = new CopyPool(await loadCore(), options.workers);
+  await using pool = await CopyPool.start(await loadCore(), options.workers);
   using progress = new Progress(options.onProgress);
   const writer = image.beginGeneration();
   try {

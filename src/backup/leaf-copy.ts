@@ -120,7 +120,7 @@ export class LeafCopy {
       writer.sinkFd === undefined
         ? { bytes: new Uint8Array(new SharedArrayBuffer((to - from) * blockSizeBytes)) }
         : { fd: writer.sinkFd };
-    const result = await pool.copy(`device ${this.#device.id}`, {
+    const result = await pool.copy(this.#device.id, {
       source,
       deviceSizeBytes: device.sizeBytes,
       blockSizeBytes,
@@ -133,7 +133,7 @@ export class LeafCopy {
       barrier: direct?.barrier,
       sink,
       cursor: writer.cursor,
-      capacityBytes: writer.capacityBytes,
+      capacityBytes: Math.min(writer.capacityBytes, Number.MAX_SAFE_INTEGER),
       cancel: this.#device.cancel,
       progress: this.#device.counters,
       states: this.#blocks.states.subarray(from, to),

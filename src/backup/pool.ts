@@ -9,26 +9,42 @@ import type { PoolReply, PoolTask } from './worker.js';
 export class CopyPool implements AsyncDisposable {
   readonly #threads: Piscina<PoolTask, PoolReply>;
 
-  /** @param workers number of threads, at least 1; by default one per processor. */
-  constructor(
+  private constructor(
     readonly core: Core,
-    readonly workers: number = availableParallelism(),
+    readonly workers: number,
+    threads: Piscina<PoolTask, PoolReply>,
   ) {
-    this.#threads = new Piscina<PoolTask, PoolReply>({
+    this.#threads = threads;
+  }
+
+  /**
+   * Resolves once all threads are up. Before that a pool must not be ended: a thread that is stopped while it still loads
+   * its modules can take the whole process with it.
+   *
+   * @param workers number of threads, at least 1; by default one per processor.
+   */
+  static async start(core: Core, workers: number = availableParallelism()): Promise<CopyPool> {
+    const threads = new Piscina<PoolTask, PoolReply>({
       filename: new URL('./worker.js', import.meta.url).href,
       minThreads: workers,
       maxThreads: workers,
+      concurrentTasksPerWorker: 1,
     });
+    // Each thread takes one of these and keeps it until all have one, so each of them gets its turn.
+    const arrived = new Int32Array(new SharedArrayBuffer(4));
+    const meet = (): Promise<PoolReply> => threads.run({ core: core.name, meet: { arrived, expected: workers } });
+    await Promise.all(Array.from({ length: workers }, meet));
+    return new CopyPool(core, workers, threads);
   }
 
-  /** @param device names the source in errors. */
+  /** @param device ID of the source, for errors. */
   async copy(device: string, job: CopyJob): Promise<CopyResult> {
     const reply = await this.#run(device, { core: this.core.name, copy: job });
     invariant('copied' in reply, 'a copy task was answered by something else');
     return reply.copied;
   }
 
-  /** @param device names the device in errors. */
+  /** @param device ID of the device, for errors. */
   async restore(device: string, job: RestoreJob): Promise<JobEnd> {
     const reply = await this.#run(device, { core: this.core.name, restore: job });
     invariant('restored' in reply, 'a restore task was answered by something else');

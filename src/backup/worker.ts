@@ -1,17 +1,39 @@
 import { loadCore } from '../core/load.js';
-import type { CopyJob, CopyResult, CoreName, JobEnd, RestoreJob } from '../core/core.js';
+import type { CopyJob, CopyResult, Core, CoreName, JobEnd, RestoreJob } from '../core/core.js';
 import { errorToMessage, type ErrorMessage } from '../runtime/error-message.js';
 
-export type PoolTask = { core: CoreName } & ({ copy: CopyJob } | { restore: RestoreJob });
-export type PoolReply = { failed: ErrorMessage } | { copied: CopyResult } | { restored: JobEnd };
+export type PoolTask = { core: CoreName } & ({ copy: CopyJob } | { restore: RestoreJob } | { meet: Meeting });
+export type PoolReply = { failed: ErrorMessage } | { copied: CopyResult } | { restored: JobEnd } | { met: true };
+
+/** Where the threads of a pool wait until all of them are up. */
+export interface Meeting {
+  /** One word: how many have arrived. */
+  arrived: Int32Array<SharedArrayBuffer>;
+  expected: number;
+}
 
 /** What runs on the pool's threads: one job of the core, start to end. */
 export default async function runTask(task: PoolTask): Promise<PoolReply> {
   const core = await loadCore(task.core);
   try {
-    return 'copy' in task ? { copied: core.copy(task.copy) } : { restored: core.restore(task.restore) };
+    return runJob(core, task);
   } catch (error) {
     // Structured cloning would strip the code off the error.
     return { failed: errorToMessage(error) };
+  }
+}
+
+function runJob(core: Core, task: PoolTask): PoolReply {
+  if ('copy' in task) return { copied: core.copy(task.copy) };
+  if ('restore' in task) return { restored: core.restore(task.restore) };
+  meet(task.meet);
+  return { met: true };
+}
+
+function meet({ arrived, expected }: Meeting): void {
+  Atomics.add(arrived, 0, 1);
+  Atomics.notify(arrived, 0);
+  for (let count = Atomics.load(arrived, 0); count < expected; count = Atomics.load(arrived, 0)) {
+    Atomics.wait(arrived, 0, count);
   }
 }

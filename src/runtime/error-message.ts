@@ -18,10 +18,10 @@ export function errorToMessage(error: unknown): ErrorMessage {
   };
 }
 
-/** The error again, on the receiving side, now that it is known which device it is about. */
+/** The error again, on the receiving side, where it is known which device it is about: `device` is its ID. */
 export function errorFromMessage(message: ErrorMessage, device: string): Error {
   if (message.code === undefined) return new Error(message.message);
-  return new CofferdamError(message.code, `${device}: ${message.message}`, {
+  return new CofferdamError(message.code, `device ${device}: ${message.message}`, {
     device,
     ...(message.offsetBytes === undefined ? {} : { offsetBytes: message.offsetBytes }),
     ...(message.lengthBytes === undefined ? {} : { lengthBytes: message.lengthBytes }),

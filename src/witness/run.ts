@@ -100,5 +100,5 @@ async function judgeGeneration(
   await using image = await openImage(path, { write: false });
   const record = await image.record(generation);
   const devices = new Map(record.devices.map(({ id }) => [id, new GenerationDevice(image, record, id)]));
-  return judgeCopy(history, devices, history.windowOf(copy));
+  return await judgeCopy(history, devices, history.windowOf(copy));
 }

@@ -69,7 +69,8 @@ export function consistencySuite(): void {
             expect(backup.consistency).toBe('group');
             expect(workload, `seed ${seed}`).toMatchObject({
               failedWrites: 0,
-              failedOthers: 0,
+              failedReads: 0,
+              failedFlushes: 0,
               violations: 0,
             });
             writes += workload.writes;

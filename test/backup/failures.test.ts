@@ -73,7 +73,7 @@ describe.each(strategies)('%s', (strategy) => {
     await truncate(join(directory, 'a.img'), 2 * MiB);
     await expect(backup({ servers: cluster.servers, to, strategy })).rejects.toMatchObject({
       code: 'SOURCE_SHRUNK',
-      device: 'device a',
+      device: 'a',
     });
     await truncate(join(directory, 'a.img'), SIZE);
     await assertUntouched(cluster, to, 1);
