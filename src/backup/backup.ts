@@ -1,5 +1,4 @@
 import type { HashAlgorithm } from '../core/core.js';
-import { loadCore } from '../core/load.js';
 import { identityOf } from '../devices/open.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
@@ -18,7 +17,7 @@ import {
   type Strategy,
 } from './image/record.js';
 import { Pacer } from './pacer.js';
-import { CopyPool } from './pool.js';
+import { BorrowedPool, type CopyPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 import {
   holdStrategy,
@@ -53,6 +52,8 @@ export interface BackupOptions {
   limitBytesPerSecond?: number;
   /** Threads that copy. Default: one per processor. */
   workers?: number;
+  /** Threads to share with other calls, instead of starting `workers` for this one. */
+  pool?: CopyPool;
   /** Cancels the backup: barriers come down, nothing is committed, the promise rejects with CANCELLED. */
   signal?: AbortSignal;
   /** Called about ten times a second, and once at the end. */
@@ -158,12 +159,12 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
   const startedMs = clock.nowMs();
   const startedAt = new Date().toISOString();
   const signal = options.signal ?? new AbortController().signal;
-  await using pool = await CopyPool.start(await loadCore(), options.workers);
+  await using threads = await BorrowedPool.of(options.pool, options.workers);
   using progress = new Progress(options.onProgress);
   const writer = image.beginGeneration();
   try {
     const copy: CopyContext = {
-      pool,
+      pool: threads.pool,
       writer,
       algorithm: plan.algorithm,
       blockSizeBytes: plan.blockSizeBytes,

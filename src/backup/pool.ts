@@ -1,6 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import type { CopyJob, CopyResult, Core, JobEnd, RestoreJob } from '../core/core.js';
+import { loadCore } from '../core/load.js';
 import { errorFromMessage } from '../runtime/error-message.js';
 import { invariant } from '../runtime/errors.js';
 import type { PoolReply, PoolTask } from './worker.js';
@@ -32,9 +33,15 @@ export class CopyPool implements AsyncDisposable {
     });
     // Each thread takes one of these and keeps it until all have one, so each of them gets its turn.
     const arrived = new Int32Array(new SharedArrayBuffer(4));
-    const meet = (): Promise<PoolReply> => threads.run({ core: core.name, meet: { arrived, expected: workers } });
-    await Promise.all(Array.from({ length: workers }, meet));
-    return new CopyPool(core, workers, threads);
+    const meet = (): Promise<PoolReply> =>
+      threads.run({ core: core.name, meet: { arrived, expected: workers } });
+    try {
+      await Promise.all(Array.from({ length: workers }, meet));
+      return new CopyPool(core, workers, threads);
+    } catch (error) {
+      await threads.destroy();
+      throw error;
+    }
   }
 
   /** @param device ID of the source, for errors. */
@@ -59,5 +66,22 @@ export class CopyPool implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#threads.destroy();
+  }
+}
+
+/** The caller's threads, or threads of its own that end with it. */
+export class BorrowedPool implements AsyncDisposable {
+  private constructor(
+    readonly pool: CopyPool,
+    readonly isOwn: boolean,
+  ) {}
+
+  static async of(shared: CopyPool | undefined, workers?: number): Promise<BorrowedPool> {
+    if (shared) return new BorrowedPool(shared, false);
+    return new BorrowedPool(await CopyPool.start(await loadCore(), workers), true);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.isOwn) await this.pool[Symbol.asyncDispose]();
   }
 }

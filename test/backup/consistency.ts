@@ -1,15 +1,17 @@
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openCluster, type ClusterInput } from 'cofferdam';
+import { CopyPool } from '#src/backup/pool';
+import { loadCore } from '#src/core/load';
 import { Random } from '#src/runtime/random';
-import { KiB } from '#src/runtime/sizes';
+import { KiB, MiB } from '#src/runtime/sizes';
 import { witnessRun, type WitnessRunOptions, type WitnessRunResult } from '#src/witness/run';
 import { describeVerdict } from '#src/witness/verdict';
 import { temporaryDirectory } from '../support/directory.js';
 import { testSeed } from '../support/seed.js';
 
 /** How many backups each strategy is put to; `RUNS=1000` runs more of them. */
-const RUNS = Number(process.env['RUNS'] ?? 50);
+const RUNS = Number(process.env['RUNS'] ?? 100);
 
 /** Small blocks and small devices: many blocks are overwritten while others are copied, and a run is short. */
 const BLOCK = 4 * KiB;
@@ -30,8 +32,11 @@ function cluster(directory: string, sizeBytes: number): ClusterInput {
   };
 }
 
+/** Shared by all runs: starting threads takes longer than a run. */
+let pool: CopyPool;
+
 async function run(options: Omit<WitnessRunOptions, 'cluster' | 'to'>): Promise<WitnessRunResult> {
-  await using directory = await temporaryDirectory();
+  await using directory = temporaryDirectory({ inMemory: true });
   const random = new Random(options.seed);
   const sizeBytes = (64 + random.below(6) * 64) * KiB;
   await using servers = await openCluster(cluster(directory.path, sizeBytes));
@@ -41,7 +46,7 @@ async function run(options: Omit<WitnessRunOptions, 'cluster' | 'to'>): Promise<
     blockSizeBytes: BLOCK,
     hash: random.pick(['xxh64', 'blake3']),
     writers: 8,
-    workers: 2,
+    pool,
     beforeMs: 5 + random.below(20),
     afterMs: random.below(10),
     // The machine may be busy with other tests; how long a stall may be is another test's business.
@@ -53,6 +58,10 @@ async function run(options: Omit<WitnessRunOptions, 'cluster' | 'to'>): Promise<
 /** The suite that both cores are put through; the file that calls it chooses the core. */
 export function consistencySuite(): void {
   const seeds = new Random(testSeed());
+  beforeAll(async () => {
+    pool = await CopyPool.start(await loadCore(), 2);
+  });
+  afterAll(() => pool[Symbol.asyncDispose]());
 
   describe.each([{ strategy: 'snapshot' }, { strategy: 'hold' }, { strategy: 'rolling' }] as const)(
     '$strategy, 8 writers on 4 servers',
@@ -94,7 +103,13 @@ export function consistencySuite(): void {
       let inconsistent = 0;
       for (let i = 0; i < runs; i++) {
         const seed = seeds.uint32();
-        const { backup, verdict } = await run({ strategy: 'rolling', closingCut: false, seed });
+        const { backup, verdict } = await run({
+          strategy: 'rolling',
+          closingCut: false,
+          seed,
+          // Small devices are copied in a moment; at this rate it takes as long as with larger ones.
+          limitBytesPerSecond: 16 * MiB,
+        });
         expect(backup).toMatchObject({ consistency: 'device', cut: { group: { overlapMs: null } } });
         for (const alone of verdict.devices.values()) {
           expect(alone.consistent, `seed ${seed}:\n${describeVerdict(alone)}`).toBe(true);

@@ -125,7 +125,7 @@ describe('a snapshot', () => {
   });
 
   test('spills pre-images to a file without a name, and reuses its space', async () => {
-    await using directory = await temporaryDirectory();
+    await using directory = temporaryDirectory();
     const device = new MemoryDevice(16 * BLOCK);
     await using server = start(device, {
       memoryBytes: BLOCK,
@@ -150,7 +150,7 @@ describe('a snapshot', () => {
   });
 
   test('breaks at its limit, and the write goes on', async () => {
-    await using directory = await temporaryDirectory();
+    await using directory = temporaryDirectory();
     const device = new MemoryDevice(16 * BLOCK);
     await using server = start(device, { memoryBytes: BLOCK, spillBytes: BLOCK, directory: directory.path });
     await device.write(0, filled(1, 16 * BLOCK));
