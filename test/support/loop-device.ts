@@ -16,6 +16,17 @@ export async function attachLoop(file: string, ...options: string[]): Promise<Lo
   };
 }
 
+/**
+ * Divides a loop device into partitions of this size: `/dev/loop3p1` and `/dev/loop3p2`. It must be attached with
+ * `--partscan`, so that they go when it goes. Needs addpart, which needs no table that the kernel can read.
+ */
+export async function addPartitions(loop: LoopDevice, partitionBytes: number): Promise<void> {
+  const sectors = partitionBytes / 512;
+  for (const number of [1, 2]) {
+    await run('addpart', loop.path, String(number), String(2048 + (number - 1) * sectors), String(sectors));
+  }
+}
+
 /** Mounts something until the scope ends. Needs root. */
 export async function mount(...args: string[]): Promise<AsyncDisposable> {
   await run('mount', ...args);
