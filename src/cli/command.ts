@@ -9,16 +9,29 @@ export interface CommandContext {
   signal: AbortSignal;
 }
 
-/** Adds a command that answers with --json too, and shows an example below its help. */
-export function addCommand(parent: Command, usage: string, summary: string, example: string): Command {
-  return addGroup(parent, usage, summary)
+/** What the help says of a command. */
+export interface CommandHelp {
+  /** A few words, for the list of commands. */
+  summary: string;
+  description: string;
+  /** Lines that can be copied into a shell. */
+  example: string;
+  /** What else to know. */
+  remark?: string;
+}
+
+/** Adds a command that does something; it answers with --json too. */
+export function addCommand(parent: Command, name: string, help: CommandHelp): Command {
+  const remark = help.remark === undefined ? '' : `\n\n${help.remark}`;
+  return addGroup(parent, name, help.summary)
+    .description(help.description)
     .option('--json', 'print one JSON document instead of text')
-    .addHelpText('after', `\nExample:\n${example.replaceAll(/^/gm, '  ')}`);
+    .addHelpText('after', `\nExample:\n${help.example.replaceAll(/^/gm, '  ')}${remark}`);
 }
 
 /** Adds a command that is only there to hold others. */
-export function addGroup(parent: Command, usage: string, summary: string): Command {
-  const command = parent.command(usage).description(summary);
+export function addGroup(parent: Command, name: string, summary: string): Command {
+  const command = parent.command(name).summary(summary).helpCommand(false);
   return command.exitOverride((error) => {
     throw usageError(error, command);
   });

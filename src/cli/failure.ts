@@ -1,5 +1,5 @@
 import { CommanderError, type Command } from 'commander';
-import { CofferdamError, messageOf } from '../runtime/errors.js';
+import { CofferdamError, errnoOf, messageOf } from '../runtime/errors.js';
 
 /** A failure as the program tells it: one line on stderr and, with --json, the member `error` of the document. */
 export interface Failure {
@@ -16,14 +16,7 @@ export interface Failure {
 const usageCodes: readonly string[] = ['BAD_ARGUMENT', 'DUPLICATE_DEVICE'];
 
 export function failureOf(error: unknown): Failure {
-  if (!(error instanceof CofferdamError)) {
-    return {
-      code: 'INTERNAL',
-      message: oneLine(
-        `${messageOf(error)}; this is a bug in cofferdam: please report it, with what COFFERDAM_DEBUG=1 prints`,
-      ),
-    };
-  }
+  if (!(error instanceof CofferdamError)) return unexpected(error);
   const { code, message, device, offsetBytes, lengthBytes } = error;
   return {
     code,
@@ -34,6 +27,16 @@ export function failureOf(error: unknown): Failure {
   };
 }
 
+/** What no layer below has given a code: the operating system may have refused something; the rest is our fault. */
+function unexpected(error: unknown): Failure {
+  const message = messageOf(error);
+  if (error instanceof Error && 'syscall' in error) {
+    return { code: errnoOf(error) === 'ENOSPC' ? 'DEVICE_FULL' : 'DEVICE_IO', message: oneLine(message) };
+  }
+  const request = 'this is a bug in cofferdam: please report it, with what COFFERDAM_DEBUG=1 prints';
+  return { code: 'INTERNAL', message: oneLine(`${message}; ${request}`) };
+}
+
 export function exitCodeOf(failure: Failure): number {
   return usageCodes.includes(failure.code) ? 2 : 1;
 }
@@ -42,7 +45,9 @@ export function exitCodeOf(failure: Failure): number {
 export function usageError(error: CommanderError, command: Command): CommanderError | CofferdamError {
   if (error.exitCode === 0) return error;
   const what =
-    error.code === 'commander.help' ? 'no command was given' : error.message.replace(/^error: /, '');
+    error.code === 'commander.help'
+      ? 'no command was given'
+      : error.message.replace(/^error: /, '').replace(/\.$/, '');
   return new CofferdamError('BAD_ARGUMENT', `${what}; see ${commandName(command)} --help`);
 }
 

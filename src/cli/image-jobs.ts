@@ -14,7 +14,7 @@ export async function verifyImage(
 ): Promise<VerifyReport> {
   await using image = await openImage(path);
   output.warn(image.warnings);
-  await using pool = new CopyPool(await loadCore());
+  await using pool = await CopyPool.start(await loadCore());
   using bars = new ProgressBars(output.stderr);
   return await verify(image, { generation, pool, signal, ...bars.options });
 }
@@ -27,7 +27,7 @@ export async function restoreImage(
 ): Promise<RestoreResult> {
   await using image = await openImage(path);
   output.warn(image.warnings);
-  await using pool = new CopyPool(await loadCore());
+  await using pool = await CopyPool.start(await loadCore());
   using bars = new ProgressBars(output.stderr);
   return await restore(image, { ...options, pool, signal, ...bars.options });
 }

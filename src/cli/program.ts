@@ -15,7 +15,7 @@ Exit codes:
   0    done
   1    the operation failed: corruption found, cut void, copy not consistent, ...
   2    bad usage
-  130  interrupted (143 by SIGTERM); nothing was committed
+  130  interrupted before it was done (143 by SIGTERM)
 
 Failures print one line on stderr: cofferdam: CODE: what happened and what to do.
 With COFFERDAM_DEBUG=1 in the environment they also print where in the program.
@@ -32,6 +32,7 @@ export function createProgram(context: CommandContext): Command {
     .version(packageVersion(), '--version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .helpCommand(false)
+    .configureHelp({ subcommandTerm: (command) => command.name() })
     .configureOutput({ outputError: () => {} })
     .addHelpText('after', afterHelp);
   program.exitOverride((error) => {

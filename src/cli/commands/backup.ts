@@ -5,7 +5,7 @@ import type { HashAlgorithm } from '../../core/core.js';
 import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes.js';
 import { openCluster, type Cluster } from '../../servers/cluster.js';
 import { devices, duration, given, namedPath, size, wholeNumber, type NamedPath } from '../arguments.js';
-import { addCommand, type CommandContext } from '../command.js';
+import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
 import { addStrategyOptions, checkStrategy, type StrategyFlags } from '../strategy-options.js';
 import { facts } from '../table.js';
@@ -22,18 +22,21 @@ interface Flags extends StrategyFlags {
   init?: boolean;
 }
 
-const example = `cofferdam backup --to nightly.cofferdam --device db=/srv/db.img --device log=/srv/log.img
+const help: CommandHelp = {
+  summary: 'copy devices into a backup image',
+  description: 'Copy devices as of one instant into a new generation of a backup image.',
+  example: 'cofferdam backup --to nightly.cofferdam --device db=/srv/db.img log=/srv/log.img',
+  remark: `Strategies:
+  snapshot  all barriers go up for an instant; what would be overwritten afterwards is saved first
+  hold      all barriers go up, each until its device is copied; needs no space besides
+  rolling   one device after the other, and in the end a cut over all for what changed since
 
 The devices are opened for reading only, behind a barrier of this process. A program that writes
-to the same file on its own passes that barrier by: stop it, or take the backup where it is served.`;
+to the same file on its own passes that barrier by: stop it first.`,
+};
 
 export function addBackup(program: Command, context: CommandContext): void {
-  const command = addCommand(
-    program,
-    'backup',
-    'Copy devices as of one instant into a new generation of a backup image.',
-    example,
-  )
+  const command = addCommand(program, 'backup', help)
     .requiredOption('--to <image>', 'backup image: a file, made if it does not exist, or a block device')
     .addOption(
       new Option(

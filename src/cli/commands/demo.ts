@@ -12,14 +12,17 @@ interface Flags {
 }
 
 export function addDemo(program: Command, context: CommandContext): void {
-  addCommand(
-    program,
-    'demo',
-    'Show on real disk images, in under a minute, what a crash-consistent copy is and how one goes wrong.',
-    `cofferdam demo
-cofferdam demo a.img b.img      the same on copies of your own images, which are only read`,
-  )
-    .argument('[IMAGE...]', 'disk images or block devices to use, as [ID=]path', devices('IMAGE', namedPath))
+  addCommand(program, 'demo', {
+    summary: 'show all of it, in under a minute',
+    description: 'Show on real disk images what a crash-consistent copy is and how one goes wrong.',
+    example: 'cofferdam demo\ncofferdam demo a.img b.img',
+    remark: 'Your own images are only read: the demo works on copies in a folder of its own.',
+  })
+    .argument(
+      '[image...]',
+      'your own disk images or block devices, as [ID=]path',
+      devices('image', namedPath),
+    )
     .option(
       '--seed <n>',
       'decides what the clients write (default: a fresh one, printed)',

@@ -7,7 +7,11 @@ import { columns } from '../table.js';
 import { consistencyInShort, shortFingerprint, timeInWords } from '../wording.js';
 
 export function addList(program: Command, context: CommandContext): void {
-  addCommand(program, 'list', 'List the generations of a backup image.', 'cofferdam list nightly.cofferdam')
+  addCommand(program, 'list', {
+    summary: 'list the generations of a backup image',
+    description: 'List the generations of a backup image, the oldest first.',
+    example: 'cofferdam list nightly.cofferdam',
+  })
     .argument('<image>', 'backup image')
     .action((path: string) => run(path, context));
 }
@@ -17,7 +21,9 @@ async function run(path: string, { output }: CommandContext): Promise<void> {
   output.warn(image.warnings);
   const { uuid, generations } = image;
   const text = generations.length === 0 ? `${path} holds no generation yet` : describe(generations);
-  output.result({ image: path, uuid, generations }, text);
+  // Where a record lies in the image is nobody's business outside it.
+  const entries = generations.map(({ record: _, ...entry }) => entry);
+  output.result({ image: path, uuid, generations: entries }, text);
 }
 
 function describe(generations: readonly CatalogEntry[]): string {

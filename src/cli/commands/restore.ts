@@ -17,13 +17,13 @@ interface Flags {
 }
 
 export function addRestore(program: Command, context: CommandContext): void {
-  addCommand(
-    program,
-    'restore',
-    'Write the devices of a generation to files or block devices.',
-    `cofferdam restore nightly.cofferdam --to-dir restored
+  addCommand(program, 'restore', {
+    summary: 'write a generation back to files or devices',
+    description:
+      'Write the devices of a generation to files or block devices. Every block is checked against its hash first.',
+    example: `cofferdam restore nightly.cofferdam --to-dir restored
 cofferdam restore nightly.cofferdam --generation 3 --device db=/dev/vdb --force`,
-  )
+  })
     .argument('<image>', 'backup image')
     .option('--generation <n>', 'number of the generation, or latest', generation('latest'), 'latest')
     .addOption(

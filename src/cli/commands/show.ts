@@ -8,12 +8,11 @@ import { columns, facts } from '../table.js';
 import { consistencyInWords, timeInWords } from '../wording.js';
 
 export function addShow(program: Command, context: CommandContext): void {
-  addCommand(
-    program,
-    'show',
-    'Show one generation of a backup image: its devices and the evidence for its consistency.',
-    'cofferdam show nightly.cofferdam --generation 3',
-  )
+  addCommand(program, 'show', {
+    summary: 'show one generation of a backup image',
+    description: 'Show one generation of a backup image: its devices and the evidence for its consistency.',
+    example: 'cofferdam show nightly.cofferdam --generation 3',
+  })
     .argument('<image>', 'backup image')
     .option('--generation <n>', 'number of the generation, or latest', generation('latest'), 'latest')
     .action((path: string, flags: { generation: number | 'latest' }) => run(path, flags.generation, context));
@@ -70,7 +69,7 @@ function describe(path: string, record: GenerationRecord, fingerprint: string): 
           String(server.epoch),
           formatDuration(server.holdMs),
           String(server.parkedRequests),
-          formatDuration(server.longestParkMs),
+          server.parkedRequests === 0 ? '-' : formatDuration(server.longestParkMs),
           server.heldWithoutBreak ? 'yes' : 'NO',
         ]),
       ),

@@ -11,12 +11,12 @@ import { byteRange, count } from '../wording.js';
 type Which = number | 'latest' | 'all';
 
 export function addVerify(program: Command, context: CommandContext): void {
-  addCommand(
-    program,
-    'verify',
-    'Read everything that a backup image holds and check it against its hashes.',
-    'cofferdam verify nightly.cofferdam --generation latest',
-  )
+  addCommand(program, 'verify', {
+    summary: 'check a backup image for damage',
+    description:
+      'Read everything that the generations of a backup image hold and check it against its hashes.',
+    example: 'cofferdam verify nightly.cofferdam --generation latest',
+  })
     .argument('<image>', 'backup image')
     .option('--generation <n>', 'number of the generation, latest or all', generation('latest', 'all'), 'all')
     .action((path: string, flags: { generation: Which }) => run(path, flags.generation, context));

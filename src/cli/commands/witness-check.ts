@@ -10,12 +10,11 @@ interface Flags {
 }
 
 export function addWitnessCheck(witness: Command, context: CommandContext): void {
-  addCommand(
-    witness,
-    'check',
-    'Judge copies of block devices by what their clients wrote and saw succeed.',
-    'cofferdam witness check --history history.jsonl --image disk0=copy0.img --image disk1=copy1.img',
-  )
+  addCommand(witness, 'check', {
+    summary: 'judge copies that were made by any means',
+    description: 'Judge copies of block devices by what their clients wrote and saw succeed.',
+    example: 'cofferdam witness check --history history.jsonl --image disk0=copy0.img disk1=copy1.img',
+  })
     .requiredOption(
       '--history <file>',
       'what the clients recorded, as JSON Lines; the last copy in it is judged',

@@ -27,13 +27,13 @@ interface Flags extends StrategyFlags {
 }
 
 export function addWitnessRun(witness: Command, context: CommandContext): void {
-  const command = addCommand(
-    witness,
-    'run',
-    'Let clients write dependent chains across servers, back the servers up meanwhile, and judge the copy.',
-    `cofferdam witness run --servers 4 --seconds 6 --dir run
-cofferdam witness run --servers 4 --seconds 6 --dir run --strategy rolling --no-closing-cut`,
-  )
+  const command = addCommand(witness, 'run', {
+    summary: 'back up servers that clients write to, and judge the copy',
+    description:
+      'Let clients write dependent chains across servers, back the servers up meanwhile, and judge the copy.',
+    example: `cofferdam witness run --servers 4 --seconds 6 --dir right
+cofferdam witness run --servers 4 --seconds 6 --dir wrong --strategy rolling --no-closing-cut`,
+  })
     .requiredOption(
       '--servers <n>',
       'storage servers, each with a device of 16 MiB',

@@ -7,8 +7,8 @@ export function addWitness(program: Command, context: CommandContext): void {
   const witness = addGroup(
     program,
     'witness',
-    'Find out by experiment whether copies of block devices are crash-consistent.',
-  );
+    'find out by experiment whether copies are consistent',
+  ).description('Find out by experiment whether copies of block devices are crash-consistent.');
   addWitnessRun(witness, context);
   addWitnessCheck(witness, context);
 }

@@ -62,11 +62,15 @@ async function flush(path: string): Promise<void> {
   await file.sync();
 }
 
-/** One disk alone cannot be inconsistent with another, so it gets company. */
-function ownIds([first, ...others]: readonly NamedPath[]): string[] {
-  if (!first) return ['disk0', 'disk1', 'disk2', 'disk3'];
-  if (others.length > 0) return [];
-  return [first.id === 'disk1' ? 'disk2' : 'disk1'];
+/**
+ * IDs of the disks to make. One barrier after the other is enough for two disks: when the first comes down the second
+ * goes up at once. It takes a third for things to go wrong, so the user's disks get company.
+ */
+function ownIds(images: readonly NamedPath[]): string[] {
+  if (images.length === 0) return ['disk0', 'disk1', 'disk2', 'disk3'];
+  const taken = new Set(images.map(({ id }) => id));
+  const free = ['disk1', 'disk2', 'disk3', 'disk4'].filter((id) => !taken.has(id));
+  return free.slice(0, Math.max(0, 3 - images.length));
 }
 
 async function copyDisk(image: NamedPath, folder: string, signal: AbortSignal): Promise<BareDisk> {
@@ -89,6 +93,7 @@ async function makeDisks(
   seed: number,
   signal: AbortSignal,
 ): Promise<BareDisk[]> {
+  if (ids.length === 0) return [];
   const mke2fs = await findTool('mke2fs');
   const disks = ids.map((id) => ({ id, path: join(folder, `${id}.img`) }));
   const contents = mke2fs

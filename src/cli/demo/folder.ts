@@ -6,10 +6,10 @@ import { CofferdamError } from '../../runtime/errors.js';
 import { formatBytes, GiB } from '../../runtime/sizes.js';
 import type { NamedPath } from '../arguments.js';
 
-/** The disk, two backups of it and a restored copy. */
+/** Of a user's image: the disk, two backups of it and a restored copy. */
 const COPIES = 4;
 
-/** What the disks that the demo makes by itself come to, with the files that are put on them. */
+/** What the disks that the demo makes by itself come to, with all that is done to them. */
 const OWN_BYTES = GiB;
 
 /** The demo's own folder, removed in the end unless it is to be kept. */
@@ -20,11 +20,11 @@ export class DemoFolder implements AsyncDisposable {
   ) {}
 
   /**
-   * @param images of the user, which need space for their copies; none if the demo makes its own.
+   * @param images of the user, which need space for their copies.
    * @throws CofferdamError TARGET_FULL, DEVICE_NOT_FOUND
    */
   static async create(images: readonly NamedPath[], isKept: boolean): Promise<DemoFolder> {
-    const neededBytes = images.length === 0 ? OWN_BYTES : COPIES * (await dataBytes(images));
+    const neededBytes = OWN_BYTES + COPIES * (await dataBytes(images));
     const { bavail, bsize } = await statfs(tmpdir());
     if (neededBytes > bavail * bsize) {
       throw new CofferdamError(

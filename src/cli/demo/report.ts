@@ -61,7 +61,7 @@ export function demoTable({ disks, snapshot, restored, rolling }: DemoReport): s
     value(snapshot),
     value(rolling),
   ];
-  const checked = restored.filter(({ fileSystem }) => fileSystem === 'clean').length;
+  const clean = restored.filter(({ fileSystem }) => fileSystem === 'clean').length;
   return grid(
     ['', 'snapshot', 'rolling, no closing cut'],
     [
@@ -84,7 +84,8 @@ export function demoTable({ disks, snapshot, restored, rolling }: DemoReport): s
       ),
       both('stall of the group', ({ backup }) => formatDuration(backup.cut.group.stallMs)),
       ['verified', 'all blocks', 'not done'],
-      ['restored', `all the same; ${checked} of ${disks.length} file systems clean`, 'not done'],
+      ['restored', 'all bytes the same', 'not done'],
+      ['file systems', `${clean} clean, none damaged`, 'not done'],
       both('verdict', ({ verdict }) =>
         verdict.group.consistent ? 'crash-consistent' : 'NOT crash-consistent',
       ),

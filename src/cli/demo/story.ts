@@ -15,8 +15,9 @@ export class Story {
     this.output.tell(`${this.output.paint('bold', `${++this.#steps}.`)} ${this.output.paint('bold', text)}`);
   }
 
+  /** Indented under the step, and wrapped. */
   say(text: string): void {
-    this.output.tell(text.replaceAll(/^/gm, '   '));
+    for (const line of text.split('\n')) this.output.tell(wrapped(`   ${line}`));
   }
 
   good(text: string): void {
@@ -26,4 +27,22 @@ export class Story {
   bad(text: string): void {
     this.say(`${this.output.paint('red', '✗')} ${text}`);
   }
+}
+
+const COLUMNS = 96;
+
+/** The text on lines of at most so many columns, all indented as the first. */
+function wrapped(text: string): string {
+  const indent = /^ */.exec(text)?.[0] ?? '';
+  const lines: string[] = [];
+  let line = '';
+  for (const word of text.split(/(?<=\S) /)) {
+    if (line !== '' && line.length + 1 + word.length > COLUMNS) {
+      lines.push(line);
+      line = indent + word;
+    } else {
+      line = line === '' ? word : `${line} ${word}`;
+    }
+  }
+  return [...lines, line].join('\n');
 }
