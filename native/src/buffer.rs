@@ -3,8 +3,8 @@
 use crate::blocks::LARGEST_BLOCK;
 use std::cell::Cell;
 
-/// Size of a thread's buffer, and so of the largest segment written at once, in bytes.
-pub const BUFFER_LENGTH: usize = LARGEST_BLOCK as usize;
+/// Size of a thread's buffer in bytes: the largest block. What is not used of it takes no memory.
+const BUFFER_LENGTH: usize = LARGEST_BLOCK as usize;
 
 const PAGE: usize = 4096;
 

@@ -95,6 +95,7 @@ fn copy_from(job: &CopyJob<'_>, mut supply: Supply<'_>) -> Result<CopyResult, Fa
         }
         let fetched = supply.fetch(&job.blocks, wanted, &segment)?;
         let end = fetched.end();
+        job.count_read(&fetched);
         if !job.settle(next..end) {
             return Ok(job.ended(JobEnd::BarrierLost, &segment));
         }
@@ -165,6 +166,12 @@ impl CopyJob<'_> {
         true
     }
 
+    fn count_read(&self, fetched: &Fetched) {
+        if let Fetched::Bytes { place, .. } = fetched {
+            self.progress.read(place.len());
+        }
+    }
+
     fn note_preserved(&self, blocks: Range<usize>) {
         for block in blocks {
             self.records.set_state(block, state::PRESERVED);
@@ -179,16 +186,16 @@ impl CopyJob<'_> {
                 dealt_with += self.blocks.length(block, block + 1);
             }
         }
-        self.progress.add(dealt_with as u64, 0);
+        self.progress.dealt_with(dealt_with);
     }
 
     /// Hashes blocks that were read to `memory[start..]` and keeps those that have to be stored.
     fn keep(&self, blocks: Range<usize>, memory: &[u8], start: usize, segment: &mut Segment) {
         let mut dealt_with = 0;
-        let mut end = start;
+        let mut next = start;
         for block in blocks {
-            let place = end..end + self.blocks.length(block, block + 1);
-            end = place.end;
+            let place = next..next + self.blocks.length(block, block + 1);
+            next = place.end;
             if self.records.state(block) == state::PRESERVED {
                 continue;
             }
@@ -201,6 +208,6 @@ impl CopyJob<'_> {
                 segment.keep(block, place);
             }
         }
-        self.progress.add(dealt_with as u64, (end - start) as u64);
+        self.progress.dealt_with(dealt_with);
     }
 }

@@ -52,9 +52,12 @@ pub struct Progress<'a> {
 }
 
 impl Progress<'_> {
-    pub fn add(&self, dealt_with: u64, read: u64) {
-        self.dealt_with.fetch_add(dealt_with as i64, Relaxed);
-        self.read.fetch_add(read as i64, Relaxed);
+    pub fn dealt_with(&self, bytes: usize) {
+        self.dealt_with.fetch_add(bytes as i64, Relaxed);
+    }
+
+    pub fn read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as i64, Relaxed);
     }
 }
 

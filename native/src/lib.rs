@@ -4,6 +4,9 @@
 //! Failures are returned, not thrown, as an error that napi throws has no room for a byte range. `src/core/native.ts`
 //! makes errors of them.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("offsets and lengths of devices are kept in usize, which has to have 64 bits");
+
 mod arguments;
 mod bitmap;
 mod blocks;

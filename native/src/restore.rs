@@ -221,7 +221,8 @@ impl RestoreJob<'_> {
             .iter()
             .map(|run| self.blocks.length(run.start, run.end))
             .sum();
-        self.progress.add((read + zeros) as u64, read as u64);
+        self.progress.read(read);
+        self.progress.dealt_with(read + zeros);
     }
 }
 

@@ -1,7 +1,6 @@
 //! Where a copy job's blocks come from.
 
 use crate::blocks::Blocks;
-use crate::buffer::BUFFER_LENGTH;
 use crate::error::{Code, Failure, Span};
 use crate::extents::{Extent, Extents};
 use crate::file::{OpenFile, Read};
@@ -9,8 +8,12 @@ use crate::segment::Segment;
 use std::io;
 use std::ops::Range;
 
-/// Bytes that are read at once: few enough to be hashed while they are in the processor's cache.
+/// Bytes that are read at once. They are hashed while they are in the processor's cache.
 const RUN_LENGTH: u64 = 256 << 10;
+
+/// Bytes that are written at once, unless one block is longer. Measured: four times as many do not stay in the cache
+/// until they are written, which makes the whole copy a tenth slower.
+const SEGMENT_LENGTH: usize = 1 << 20;
 
 pub enum Source<'a> {
     /// The device: byte n of the file is byte n of the device.
@@ -57,7 +60,7 @@ impl Supply<'_> {
             Supply::Device { .. } => segment.end(),
             Supply::Content(_) => segment.length() as usize,
         };
-        taken + longest_run(blocks) > BUFFER_LENGTH
+        taken > 0 && taken + longest_run(blocks) > SEGMENT_LENGTH
     }
 
     /// Gets blocks from `wanted.start` on: all that are in one hole, or a run of data put behind the segment.

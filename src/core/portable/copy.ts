@@ -75,8 +75,9 @@ export class PortableCopy {
     const source = this.#source;
     if (source.isFull(this.#segment, this.#blocks.length(from, to))) this.#segment.write(source.memory);
     const start = source.fetch(from, to, this.#segment);
-    if (!this.#settle(from, to)) return false;
+    // Adding to a shared word is also the fence that native/src/copy.rs has between the read and the looks after it.
     Atomics.add(this.#job.progress, 1, BigInt(this.#blocks.length(from, to)));
+    if (!this.#settle(from, to)) return false;
     for (let block = from; block < to; block++) {
       if (this.#state(block) === BlockState.Preserved) continue;
       const offset = start + this.#blocks.length(from, block);
