@@ -16,13 +16,20 @@ const RUNS = Number(process.env['RUNS'] ?? 100);
 /** Small blocks and small devices: many blocks are overwritten while others are copied, and a run is short. */
 const BLOCK = 4 * KiB;
 
-/** Four servers, so that every way of reading a source is among them: directly, and through the device. */
+/**
+ * Four servers, so that every way of reading a source is among them, directly and through the device; most pre-images are
+ * spilled; and `c` is slow, so that a cut finds writes in flight.
+ */
 function cluster(directory: string, sizeBytes: number): ClusterInput {
   return {
     servers: [
-      { id: 'a', device: { kind: 'file', path: join(directory, 'a.img'), create: sizeBytes } },
+      {
+        id: 'a',
+        device: { kind: 'file', path: join(directory, 'a.img'), create: sizeBytes },
+        preImages: { memory: 2 * BLOCK, directory },
+      },
       { id: 'b', device: { kind: 'file', path: join(directory, 'b.img'), create: sizeBytes - 512 } },
-      { id: 'c', device: { kind: 'memory', size: sizeBytes } },
+      { id: 'c', device: { kind: 'memory', size: sizeBytes }, faults: true },
       {
         id: 'd',
         device: { kind: 'file', path: join(directory, 'd.img'), create: sizeBytes },
@@ -40,6 +47,7 @@ async function run(options: Omit<WitnessRunOptions, 'cluster' | 'to'>): Promise<
   const random = new Random(options.seed);
   const sizeBytes = (64 + random.below(6) * 64) * KiB;
   await using servers = await openCluster(cluster(directory.path, sizeBytes));
+  servers.injectFault('c', { operation: 'write', fault: { delayMs: 1 + random.below(4) } });
   return await witnessRun({
     cluster: servers,
     to: join(directory.path, 'backup.cofferdam'),

@@ -149,6 +149,22 @@ describe('a snapshot', () => {
     await source.assertIntact();
   });
 
+  test('is readable at every moment while a pre-image is on its way to the spill file', async () => {
+    await using directory = temporaryDirectory();
+    const device = new MemoryDevice(4 * BLOCK);
+    await using server = start(device, { memoryBytes: 0, directory: directory.path });
+    await device.write(0, filled(1, 4 * BLOCK));
+    await using source = await snapshot(server);
+    let writing = true;
+    const write = server.client.write(0, filled(2, 4 * BLOCK)).finally(() => (writing = false));
+    while (writing) {
+      const seen = contents(source.device);
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(Buffer.compare(await seen, filled(1, 4 * BLOCK))).toBe(0);
+    }
+    await write;
+  });
+
   test('breaks at its limit, and the write goes on', async () => {
     await using directory = temporaryDirectory();
     const device = new MemoryDevice(16 * BLOCK);
@@ -236,6 +252,21 @@ describe('change tracking', () => {
     expect(preserved[0]).toBe(2);
     await server.client.write(7 * BLOCK, filled(9, BLOCK));
     await expect(source.device.read(7 * BLOCK, preserved)).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  });
+
+  test('counts a write that failed half way', async () => {
+    const device = new (class extends MemoryDevice {
+      override async write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
+        await super.write(offsetBytes, bytes.subarray(0, 512));
+        throw new Error('torn');
+      }
+    })(8 * BLOCK);
+    await using server = start(device);
+    await (await snapshot(server, { trackChanges: true })).close();
+    const trackedEpoch = epochs;
+    await expect(server.client.write(2 * BLOCK, filled(1, 1024))).rejects.toThrow('torn');
+    await using source = await snapshot(server, { changedSinceEpoch: trackedEpoch });
+    expect(source.selected?.[0]).toBe(1 << 2);
   });
 
   test('is gone after it was collected, stopped, or the power was cut; then the cut is refused and comes down', async () => {
