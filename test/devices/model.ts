@@ -14,6 +14,11 @@ export type Batch = ModelRequest[];
 
 /** Batches of requests to a device of this size, one batch after the other. */
 export function deviceRuns(sizeBytes: number): fc.Arbitrary<Batch[]> {
+  const batch = fc.array(deviceRequests(sizeBytes), { minLength: 1, maxLength: 8 });
+  return fc.array(batch.map(withoutOverlaps), { minLength: 1, maxLength: 8 });
+}
+
+export function deviceRequests(sizeBytes: number): fc.Arbitrary<ModelRequest> {
   const range = fc
     .record({
       offsetBytes: fc.nat(sizeBytes),
@@ -35,9 +40,7 @@ export function deviceRuns(sizeBytes: number): fc.Arbitrary<Batch[]> {
       kind: fc.constantFrom('trim' as const, 'read' as const, 'allocation' as const, 'flush' as const),
     }),
   );
-  const request = fc.tuple(range, what).map(([place, action]): ModelRequest => ({ ...place, ...action }));
-  const batch = fc.array(request, { minLength: 1, maxLength: 8 }).map(withoutOverlaps);
-  return fc.array(batch, { minLength: 1, maxLength: 8 });
+  return fc.tuple(range, what).map(([place, action]): ModelRequest => ({ ...place, ...action }));
 }
 
 /** What a device must hold: plain bytes, and which of them are known (a trim makes them unknown). */
