@@ -1,0 +1,34 @@
+import { Worker } from 'node:worker_threads';
+import type { CopyJob, CopyResult, CoreName } from '#src/core/core';
+import type { ErrorMessage } from '#src/runtime/error-message';
+
+export interface Outcome {
+  result?: CopyResult;
+  failed?: ErrorMessage;
+}
+
+/** Starts a copy job on a thread of its own. The job's shared memory is the same memory there. */
+export async function copyOnThread(core: CoreName, job: CopyJob): Promise<Outcome> {
+  const thread = new Worker(new URL('job-thread.mjs', import.meta.url), { workerData: { core, job } });
+  try {
+    return await new Promise<Outcome>((resolve, reject) => {
+      thread.once('message', resolve);
+      thread.once('error', reject);
+    });
+  } finally {
+    await thread.terminate();
+  }
+}
+
+/** Holds this thread until `condition` is true, so that what follows comes at once; fails when it takes too long. */
+export function spinUntil(condition: () => boolean, what: string, deadlineMs = 30_000): void {
+  const end = performance.now() + deadlineMs;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`waited ${deadlineMs} ms for ${what}`);
+  }
+}
+
+/** Holds this thread until the job has read more than `bytes`. */
+export function spinUntilRead(job: CopyJob, bytes: number): void {
+  spinUntil(() => Atomics.load(job.progress, 1) > bytes, `a job to read ${bytes} bytes`);
+}
