@@ -80,32 +80,24 @@ export function idAndPath(option: string, text: string): NamedPath {
 }
 
 /**
- * A parser for an option that may be given several times, with several values each.
+ * A parser for an option that may be given several times, with several paths each.
  *
- * @throws CofferdamError BAD_ARGUMENT, DUPLICATE_DEVICE
+ * @param parse reads one of them.
  */
-export function devices(
+export function paths(
   option: string,
   parse: typeof namedPath,
 ): (text: string, previous: readonly NamedPath[] | undefined) => readonly NamedPath[] {
-  return (text, previous = []) => checkNoDuplicates([...previous, parse(option, text)]);
-}
-
-/** @throws CofferdamError DUPLICATE_DEVICE */
-export function checkNoDuplicates(devices: readonly NamedPath[]): readonly NamedPath[] {
-  const seen = new Map<string, string>();
-  for (const { id, path } of devices) {
-    const other = seen.get(id);
-    if (other !== undefined) {
-      throw new CofferdamError(
-        'DUPLICATE_DEVICE',
-        `${other} and ${path} both have the ID ${id}; tell them apart with ID=PATH`,
-        { device: id },
-      );
-    }
-    seen.set(id, path);
-  }
-  return devices;
+  return (text, previous = []) => {
+    const next = parse(option, text);
+    const other = previous.find(({ id }) => id === next.id);
+    if (!other) return [...previous, next];
+    throw new CofferdamError(
+      'DUPLICATE_DEVICE',
+      `${other.path} and ${next.path} both have the ID ${next.id}; tell them apart with ID=PATH`,
+      { device: next.id },
+    );
+  };
 }
 
 function nonEmpty(option: string, text: string, path: string): string {

@@ -1,4 +1,4 @@
-import { CommanderError, type Command } from 'commander';
+import type { Command, CommanderError } from 'commander';
 import { CofferdamError, errnoOf, messageOf } from '../runtime/errors.js';
 
 /** A failure as the program tells it: one line on stderr and, with --json, the member `error` of the document. */

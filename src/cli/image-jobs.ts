@@ -1,8 +1,6 @@
 import { openImage } from '../backup/image/open.js';
-import { CopyPool } from '../backup/pool.js';
 import { restore, type RestoreOptions, type RestoreResult } from '../backup/restore.js';
 import { verify, type VerifyReport } from '../backup/verify.js';
-import { loadCore } from '../core/load.js';
 import type { CommandContext } from './command.js';
 import { ProgressBars } from './progress-bars.js';
 
@@ -14,9 +12,8 @@ export async function verifyImage(
 ): Promise<VerifyReport> {
   await using image = await openImage(path);
   output.warn(image.warnings);
-  await using pool = await CopyPool.start(await loadCore());
   using bars = new ProgressBars(output.stderr);
-  return await verify(image, { generation, pool, signal, ...bars.options });
+  return await verify(image, { generation, signal, ...bars.options });
 }
 
 /** Restores a generation of the image at this path, with bars. */
@@ -27,7 +24,6 @@ export async function restoreImage(
 ): Promise<RestoreResult> {
   await using image = await openImage(path);
   output.warn(image.warnings);
-  await using pool = await CopyPool.start(await loadCore());
   using bars = new ProgressBars(output.stderr);
-  return await restore(image, { ...options, pool, signal, ...bars.options });
+  return await restore(image, { ...options, signal, ...bars.options });
 }

@@ -4,6 +4,7 @@ import { CofferdamError } from '../runtime/errors.js';
 import { readHistory } from '../witness/history-file.js';
 import type { History } from '../witness/history.js';
 import { judgeCopy, type CopyVerdict } from '../witness/judge.js';
+import type { WorkloadStatistics } from '../witness/statistics.js';
 import type { Verdict } from '../witness/verdict.js';
 import type { NamedPath } from './arguments.js';
 
@@ -63,6 +64,11 @@ export function verdictDocument({ group, devices }: CopyVerdict): {
   devices: Verdict[];
 } {
   return { consistent: group.consistent, group, devices: [...devices.values()] };
+}
+
+/** Stops the program on a read that did not find what was written before it: no failure, a wrong answer. */
+export function assertServedRight({ violations, firstViolation }: WorkloadStatistics): void {
+  if (violations > 0) throw new Error(`a client read what it should not: ${firstViolation}`);
 }
 
 /** The failure of a command whose copy turned out not to be consistent. */

@@ -52,6 +52,8 @@ export class ProgressBars implements Disposable {
       barCompleteChar: '█',
       barIncompleteChar: '░',
       gracefulExit: true,
+      // A bar that makes room moves the others, which have not changed.
+      forceRedraw: true,
     });
     if (this.#shown.length >= this.#stream.rows - 1) {
       const oldest = this.#shown.shift();

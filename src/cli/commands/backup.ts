@@ -4,7 +4,7 @@ import { checkBlockSize } from '../../backup/image/record.js';
 import type { HashAlgorithm } from '../../core/core.js';
 import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes.js';
 import { openCluster, type Cluster } from '../../servers/cluster.js';
-import { devices, duration, given, namedPath, size, wholeNumber, type NamedPath } from '../arguments.js';
+import { duration, given, namedPath, paths, size, wholeNumber, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
 import { addStrategyOptions, checkStrategy, type StrategyFlags } from '../strategy-options.js';
@@ -43,7 +43,7 @@ export function addBackup(program: Command, context: CommandContext): void {
         '--device <[ID=]path...>',
         'file or block device to copy; its ID is its base name by default',
       )
-        .argParser(devices('--device', namedPath))
+        .argParser(paths('--device', namedPath))
         .makeOptionMandatory(),
     );
   addStrategyOptions(command)

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { freshSeed } from '../../runtime/random.js';
-import { devices, namedPath, wholeNumber, type NamedPath } from '../arguments.js';
+import { namedPath, paths, wholeNumber, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { Demo } from '../demo/demo.js';
 import { DemoFolder } from '../demo/folder.js';
@@ -18,11 +18,7 @@ export function addDemo(program: Command, context: CommandContext): void {
     example: 'cofferdam demo\ncofferdam demo a.img b.img',
     remark: 'Your own images are only read: the demo works on copies in a folder of its own.',
   })
-    .argument(
-      '[image...]',
-      'your own disk images or block devices, as [ID=]path',
-      devices('image', namedPath),
-    )
+    .argument('[image...]', 'your own disk images or block devices, as [ID=]path', paths('image', namedPath))
     .option(
       '--seed <n>',
       'decides what the clients write (default: a fresh one, printed)',

@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import type { RestoreResult } from '../../backup/restore.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { formatBytes } from '../../runtime/sizes.js';
-import { devices, generation, idAndPath, type NamedPath } from '../arguments.js';
+import { generation, idAndPath, paths, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { restoreImage } from '../image-jobs.js';
 import { columns } from '../table.js';
@@ -33,7 +33,7 @@ cofferdam restore nightly.cofferdam --generation 3 --device db=/dev/vdb --force`
     )
     .addOption(
       new Option('--device <ID=path...>', 'write this device to this file or block device').argParser(
-        devices('--device', idAndPath),
+        paths('--device', idAndPath),
       ),
     )
     .option('--force', 'overwrite files and block devices that exist')

@@ -1,5 +1,5 @@
 import { Option, type Command } from 'commander';
-import { devices, idAndPath, type NamedPath } from '../arguments.js';
+import { idAndPath, paths, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { inconsistency, judgeFiles, verdictDocument } from '../judgement.js';
 import { describeVerdict } from '../../witness/verdict.js';
@@ -21,7 +21,7 @@ export function addWitnessCheck(witness: Command, context: CommandContext): void
     )
     .addOption(
       new Option('--image <ID=path...>', 'copy of a device: a file or a block device')
-        .argParser(devices('--image', idAndPath))
+        .argParser(paths('--image', idAndPath))
         .makeOptionMandatory(),
     )
     .action((flags: Flags) => run(flags, context));

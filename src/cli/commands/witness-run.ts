@@ -9,7 +9,7 @@ import { witnessRun, type WitnessRunResult } from '../../witness/run.js';
 import { describeVerdict } from '../../witness/verdict.js';
 import { wholeNumber } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
-import { inconsistency, verdictDocument } from '../judgement.js';
+import { assertServedRight, inconsistency, verdictDocument } from '../judgement.js';
 import { ProgressBars } from '../progress-bars.js';
 import { restoreImage } from '../image-jobs.js';
 import { addStrategyOptions, checkStrategy, type StrategyFlags } from '../strategy-options.js';
@@ -18,6 +18,9 @@ import { commandLine, count } from '../wording.js';
 
 /** Small, so that clients come by every block several times while the devices are copied. */
 const DEVICE_BYTES = 16 * MiB;
+
+/** With `hold` clients wait as long as that, and at some point a client takes a request for failed. */
+const LONGEST_BACKUP_SECONDS = 10;
 
 interface Flags extends StrategyFlags {
   servers: number;
@@ -41,7 +44,7 @@ cofferdam witness run --servers 4 --seconds 6 --dir wrong --strategy rolling --n
     )
     .requiredOption(
       '--seconds <s>',
-      'how long clients write: a third each before, during and after the backup',
+      'how long clients write; the backup is in the middle of it',
       wholeNumber('--seconds', 1),
     )
     .requiredOption('--dir <dir>', 'new or empty folder for devices, history, image and restored copy');
@@ -62,6 +65,7 @@ async function run(flags: Flags, context: CommandContext): Promise<void> {
   const paths = await prepareFolder(flags);
   const result = await writeAndBackUp(flags, seed, paths, context);
   output.warn(result.backup.warnings);
+  assertServedRight(result.workload);
   const restored = await restoreImage(paths.image, { targets: { directory: paths.restored } }, context);
 
   const check = commandLine([
@@ -127,17 +131,18 @@ async function writeAndBackUp(
     })),
   });
   using bars = new ProgressBars(output.stderr);
-  const thirdMs = (flags.seconds * 1000) / 3;
+  const backupSeconds = Math.min(flags.seconds / 3, LONGEST_BACKUP_SECONDS);
+  const restMs = (flags.seconds - backupSeconds) * 1000;
   return await witnessRun({
     cluster,
     to: paths.image,
     strategy: flags.strategy,
     closingCut: flags.closingCut,
     // The devices are small; a backup at full speed would be over before the clients have written much.
-    limitBytesPerSecond: (flags.servers * DEVICE_BYTES) / (thirdMs / 1000),
+    limitBytesPerSecond: (flags.servers * DEVICE_BYTES) / backupSeconds,
     seed,
-    beforeMs: thirdMs,
-    afterMs: thirdMs,
+    beforeMs: restMs / 2,
+    afterMs: restMs / 2,
     historyPath: paths.history,
     signal,
     ...bars.options,
@@ -151,7 +156,8 @@ function describe({ backup, workload, verdict }: WitnessRunResult, check: string
     facts([
       [
         'clients',
-        `${count(workload.writes, 'write')}, ${formatBytes(workload.writtenBytes)}; they waited at most ${formatDuration(workload.latencyMs.max)}`,
+        `${count(workload.writes, 'write')} (${formatBytes(workload.writtenBytes)}) succeeded, ${workload.failedWrites} failed; ` +
+          `they waited at most ${formatDuration(workload.latencyMs.max)}`,
       ],
       [
         'backup',

@@ -9,7 +9,7 @@ import { describeVerdict } from '../../witness/verdict.js';
 import type { NamedPath } from '../arguments.js';
 import type { CommandContext } from '../command.js';
 import { restoreImage, verifyImage } from '../image-jobs.js';
-import { inconsistency, judgeFiles } from '../judgement.js';
+import { assertServedRight, inconsistency, judgeFiles } from '../judgement.js';
 import { ProgressBars } from '../progress-bars.js';
 import { count } from '../wording.js';
 import { haveSameContent } from './compare.js';
@@ -214,9 +214,9 @@ export class Demo {
       signal,
       ...bars.options,
     });
-    const { firstFailure, firstViolation } = result.workload;
-    const problem = firstFailure ?? firstViolation;
-    if (problem !== undefined) throw new Error(`a client was not served as it should be: ${problem}`);
+    assertServedRight(result.workload);
+    const { firstFailure } = result.workload;
+    if (firstFailure !== undefined) throw new Error(`a request of a client failed: ${firstFailure}`);
     return result;
   }
 
