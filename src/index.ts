@@ -23,3 +23,27 @@ export type * from './servers/control.js';
 
 export { backup, type BackupOptions, type BackupResult } from './backup/backup.js';
 export type { DeviceProgress, ProgressListener } from './backup/progress.js';
+export { CopyPool } from './backup/pool.js';
+export { BackupImage, type CatalogEntry } from './backup/image/image.js';
+export { openImage, type OpenImageOptions } from './backup/image/open.js';
+export { GenerationDevice } from './backup/image/generation-device.js';
+export type {
+  Consistency,
+  CopyStatistics,
+  CutCertificate,
+  DeviceRecord,
+  GenerationRecord,
+  ServerCertificate,
+  Strategy,
+} from './backup/image/record.js';
+export { restore, type RestoreOptions, type RestoreResult } from './backup/restore.js';
+export { verify, type VerifyOptions, type VerifyReport } from './backup/verify.js';
+export type { BadRange } from './backup/bad-range.js';
+
+export { judgeCopy, type CopyVerdict } from './witness/judge.js';
+export { describeVerdict, type Verdict } from './witness/verdict.js';
+export { History } from './witness/history.js';
+export { HistoryFile, readHistory } from './witness/history-file.js';
+export { Workload, type WorkloadOptions } from './witness/workload.js';
+export type { WorkloadStatistics } from './witness/statistics.js';
+export { witnessRun, type WitnessRunOptions, type WitnessRunResult } from './witness/run.js';

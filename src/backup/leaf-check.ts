@@ -53,7 +53,7 @@ async function checkOnPool(
 ): Promise<Uint8Array> {
   const { pool, shape, target, cancel, counters } = context;
   const faults = new Uint8Array(new SharedArrayBuffer(blocks.states.length));
-  await pool.restore(`device ${shape.deviceId}`, {
+  await pool.restore(shape.deviceId, {
     imageFd,
     targetFd: target?.device.nativeSource?.fd,
     zeroTarget: target !== undefined && !target.isBlank,
@@ -78,18 +78,22 @@ async function checkHere(
 ): Promise<Uint8Array> {
   const { image, shape, target, cancel, counters } = context;
   const faults = new Uint8Array(blocks.states.length);
+  let readBytes = 0;
   for (const [i, state] of blocks.states.entries()) {
     if (Atomics.load(cancel, 0) !== 0) break;
+    if (state === BlockState.Zero && (!target || target.isBlank)) continue;
     const { offsetBytes, lengthBytes } = byteRange(shape, firstBlock + i, 1);
     if (state === BlockState.Stored) {
       const bytes = new Uint8Array(lengthBytes);
       faults[i] = await readStoredBlock(image, shape.algorithm, blocks, i, bytes);
       if (faults[i] === BlockFault.None) await target?.device.write(offsetBytes, bytes);
-      Atomics.add(counters, 1, BigInt(lengthBytes));
-    } else if (target && !target.isBlank) {
-      await target.device.writeZeroes(offsetBytes, lengthBytes);
+      readBytes += lengthBytes;
+    } else {
+      await target?.device.writeZeroes(offsetBytes, lengthBytes);
     }
-    Atomics.add(counters, 0, BigInt(lengthBytes));
   }
+  const doneBytes = byteRange(shape, firstBlock, blocks.states.length).lengthBytes;
+  Atomics.add(counters, 0, BigInt(doneBytes));
+  Atomics.add(counters, 1, BigInt(readBytes));
   return faults;
 }

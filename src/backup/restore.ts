@@ -14,7 +14,7 @@ import { findDevice, type BackupImage } from './image/image.js';
 import { byteRange } from './image/map-shape.js';
 import type { GenerationRecord } from './image/record.js';
 import { checkLeaf, type LeafCheckContext } from './leaf-check.js';
-import type { CopyPool } from './pool.js';
+import { BorrowedPool, type CopyPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 import { RestoreTarget } from './restore-target.js';
 
@@ -30,8 +30,8 @@ export interface RestoreOptions {
   force?: boolean;
   /** Go on past blocks that are damaged; they are left zero on the target, and reported. Default false. */
   skipBad?: boolean;
-  /** Threads that read, hash and write. */
-  pool: CopyPool;
+  /** Threads that read, hash and write, to share with other calls. Default: one per processor for this call. */
+  pool?: CopyPool;
   /** Cancels: the promise rejects with CANCELLED. */
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and once at the end. */
@@ -131,6 +131,8 @@ async function restoreAll(
   targets: ReadonlyMap<string, RestoreTarget>,
   options: RestoreOptions,
 ): Promise<RestoredDevice[]> {
+  await using threads = await BorrowedPool.of(options.pool);
+  const { pool } = threads;
   using cancel = new CancelWord(options.signal);
   using progress = new Progress(options.onProgress);
   for (const [id, { sizeBytes }] of targets) progress.counters(id, sizeBytes);
@@ -139,9 +141,9 @@ async function restoreAll(
     await target.prepare();
     const map = image.blockMap(record, id);
     const counters = progress.counters(id, 0);
-    const context = { image, pool: options.pool, shape: map.shape, target, counters, cancel: cancel.word };
+    const context = { image, pool, shape: map.shape, target, counters, cancel: cancel.word };
     const run = new DeviceRestore(context, target, options);
-    await forEachParallel(map.walk(), options.pool.workers + 1, (step) => run.take(step));
+    await forEachParallel(map.walk(), pool.workers + 1, (step) => run.take(step));
     await target.device.flush();
     devices.push({ id, path: target.path, sizeBytes: target.sizeBytes, bad: mergeRanges(run.bad) });
   }

@@ -9,14 +9,14 @@ import { byteRange } from './image/map-shape.js';
 import { isDamage } from './image/reader.js';
 import type { GenerationRecord } from './image/record.js';
 import { checkLeaf, type LeafCheckContext } from './leaf-check.js';
-import type { CopyPool } from './pool.js';
+import { BorrowedPool, type CopyPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 
 export interface VerifyOptions {
   /** Which generations to check. Default `all`. */
   generation?: number | 'latest' | 'all';
-  /** Threads that read and hash. */
-  pool: CopyPool;
+  /** Threads that read and hash, to share with other calls. Default: one per processor for this call. */
+  pool?: CopyPool;
   /** Cancels: the promise rejects with CANCELLED. */
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and once at the end; a device of several generations counts as often. */
@@ -54,11 +54,20 @@ export interface VerifiedDevice {
  *
  * @throws CofferdamError UNKNOWN_GENERATION, CANCELLED
  */
-export async function verify(image: BackupImage, options: VerifyOptions): Promise<VerifyReport> {
+export async function verify(image: BackupImage, options: VerifyOptions = {}): Promise<VerifyReport> {
   const numbers = selectGenerations(image, options.generation ?? 'all');
   using cancel = new CancelWord(options.signal);
   using progress = new Progress(options.onProgress);
-  const run: VerifyRun = { image, options, cancel: cancel.word, progress, goodLeaves: new Set() };
+  await using threads = await BorrowedPool.of(options.pool);
+  const { signal } = options;
+  const run: VerifyRun = {
+    image,
+    pool: threads.pool,
+    signal,
+    cancel: cancel.word,
+    progress,
+    goodLeaves: new Set(),
+  };
   const report: VerifyReport = {
     ok: true,
     problems: await headFaults(image.store, image.core),
@@ -76,7 +85,8 @@ export async function verify(image: BackupImage, options: VerifyOptions): Promis
 
 interface VerifyRun {
   image: BackupImage;
-  options: VerifyOptions;
+  pool: CopyPool;
+  signal: AbortSignal | undefined;
   cancel: Int32Array;
   progress: Progress;
   /** Offsets of leaves all of whose blocks are right: generations share them, and there is one per 256 blocks. */
@@ -105,19 +115,19 @@ async function verifyGeneration(run: VerifyRun, record: GenerationRecord): Promi
 }
 
 async function verifyDevice(run: VerifyRun, record: GenerationRecord, id: string): Promise<VerifiedDevice> {
-  const { image, options, cancel, progress, goodLeaves } = run;
+  const { image, pool, signal, cancel, progress, goodLeaves } = run;
   const map = image.blockMap(record, id);
   const { shape } = map;
   const counters = progress.counters(id, shape.sizeBytes);
-  const context: LeafCheckContext = { image, pool: options.pool, shape, target: undefined, counters, cancel };
+  const context: LeafCheckContext = { image, pool, shape, target: undefined, counters, cancel };
   let bad: BadRange[] = [];
 
   const check = async (step: WalkStep): Promise<void> => {
-    throwIfCancelled(options.signal);
+    throwIfCancelled(signal);
     const range = byteRange(shape, step.firstBlock, step.blockCount);
     if (step.kind === 'leaf' && !goodLeaves.has(step.nodeOffset)) {
       const found = await checkLeaf(context, step.firstBlock, step.blocks);
-      throwIfCancelled(options.signal);
+      throwIfCancelled(signal);
       if (found.length === 0) goodLeaves.add(step.nodeOffset);
       bad.push(...found);
     } else {
@@ -127,7 +137,7 @@ async function verifyDevice(run: VerifyRun, record: GenerationRecord, id: string
   };
 
   try {
-    await forEachParallel(map.walk(), options.pool.workers + 1, check);
+    await forEachParallel(map.walk(), pool.workers + 1, check);
   } catch (error) {
     // A map that refers to a node twice has no place where the damage ends.
     if (!isCofferdamError(error, 'IMAGE_CORRUPT')) throw error;

@@ -3,7 +3,8 @@ import type { CopyJob, CopyResult, Core, CoreName, JobEnd, RestoreJob } from '..
 import { errorToMessage, type ErrorMessage } from '../runtime/error-message.js';
 
 export type PoolTask = { core: CoreName } & ({ copy: CopyJob } | { restore: RestoreJob } | { meet: Meeting });
-export type PoolReply = { failed: ErrorMessage } | { copied: CopyResult } | { restored: JobEnd } | { met: true };
+export type PoolReply =
+  { failed: ErrorMessage } | { copied: CopyResult } | { restored: JobEnd } | { met: true };
 
 /** Where the threads of a pool wait until all of them are up. */
 export interface Meeting {

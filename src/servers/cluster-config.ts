@@ -28,13 +28,11 @@ const memory = z.strictObject({ kind: z.literal('memory'), size });
 
 /** A path stands for a device of kind `file`. */
 const device: z.ZodType<DeviceConfig, DeviceInput> = z.lazy(() =>
-  z.union([
-    z
-      .string()
-      .min(1)
-      .transform((path): DeviceConfig => ({ kind: 'file', path, readOnly: false })),
+  // Not a union with the plain path: of a union the message would only say that nothing fits.
+  z.preprocess(
+    (input: DeviceInput) => (typeof input === 'string' ? ({ kind: 'file', path: input } as const) : input),
     z.discriminatedUnion('kind', [file, memory, striped, mirrored]),
-  ]),
+  ),
 );
 
 const striped = z.strictObject({

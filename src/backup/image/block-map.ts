@@ -193,7 +193,7 @@ export class BlockMap {
   #checkEntry(node: Node, entry: number, inUse: boolean, reference: Reference, what: string): void {
     const kind = node.kind(entry);
     if (kind === EntryKind.Zero) {
-      if (this.#reader.core.isZero(node.entry(entry))) return;
+      if (node.isBlankEntry(entry)) return;
       throw this.#reader.error(
         'IMAGE_CORRUPT',
         `${what} entry ${entry} is of kind zero but is not zero`,

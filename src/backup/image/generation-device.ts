@@ -33,6 +33,19 @@ export class GenerationDevice implements BlockDevice {
   readonly #lifetime = new Lifetime(this);
 
   /** @throws CofferdamError UNKNOWN_DEVICE */
+  /**
+   * Opens one device of a generation.
+   *
+   * @throws CofferdamError UNKNOWN_GENERATION, UNKNOWN_DEVICE, IMAGE_CORRUPT, IMAGE_TRUNCATED
+   */
+  static async open(
+    image: BackupImage,
+    generation: number | 'latest',
+    id: string,
+  ): Promise<GenerationDevice> {
+    return new GenerationDevice(image, await image.record(generation), id);
+  }
+
   constructor(image: BackupImage, record: GenerationRecord, deviceId: string) {
     this.#image = image;
     this.#map = image.blockMap(record, deviceId);

@@ -107,6 +107,15 @@ export class Node {
     return this.#view.getUint8(this.#at(index) + 13) | this.#view.getUint16(this.#at(index) + 14, true);
   }
 
+  /** Whether all bytes of an entry are zero. */
+  isBlankEntry(index: number): boolean {
+    const start = this.#at(index);
+    for (let at = start; at < start + this.#entryBytes; at += 8) {
+      if (this.#view.getUint32(at) !== 0 || this.#view.getUint32(at + 4) !== 0) return false;
+    }
+    return true;
+  }
+
   hash(index: number): Uint8Array {
     return this.entry(index).subarray(ENTRY_FIXED_BYTES);
   }
