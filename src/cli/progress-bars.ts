@@ -3,14 +3,15 @@ import type { WriteStream } from 'node:tty';
 import type { DeviceProgress, ProgressListener } from '../backup/progress.js';
 import { formatBytes, formatDuration } from '../runtime/sizes.js';
 
-/** Columns of a line that are not the bar itself. */
-const TEXT_COLUMNS = 58;
-const MOST_ID_COLUMNS = 16;
+/** Columns of a line that are neither the bar nor the device's ID. */
+const TEXT_COLUMNS = 56;
+const LONGEST_ID = 16;
 
+/** What a line shows besides what the bar itself knows. */
 interface Payload {
   id: string;
-  startMs: number;
-  nowMs: number;
+  readBytes: number;
+  elapsedMs: number;
 }
 
 /**
@@ -25,6 +26,8 @@ export class ProgressBars implements Disposable {
   /** Those on the screen, in order. */
   readonly #shown: DeviceBar[] = [];
   #multi: MultiBar | undefined;
+  #idColumns = 0;
+  #lastShownMs = Date.now();
 
   constructor(stream: WriteStream) {
     this.#stream = stream;
@@ -42,13 +45,15 @@ export class ProgressBars implements Disposable {
       if (!bar) this.#bars.set(device.id, (bar = this.#begin(device)));
       bar.update(device);
     }
+    this.#lastShownMs = Date.now();
   }
 
   #begin(device: DeviceProgress): DeviceBar {
+    this.#idColumns = Math.max(this.#idColumns, Math.min(LONGEST_ID, device.id.length));
     this.#multi ??= new MultiBar({
       stream: this.#stream,
-      format: line,
-      barsize: Math.min(30, Math.max(8, this.#stream.columns - TEXT_COLUMNS - MOST_ID_COLUMNS)),
+      format: (options, params, payload: Payload) => line(options, params, payload, this.#idColumns),
+      barsize: Math.min(30, Math.max(8, this.#stream.columns - TEXT_COLUMNS - LONGEST_ID)),
       barCompleteChar: '█',
       barIncompleteChar: '░',
       gracefulExit: true,
@@ -59,7 +64,7 @@ export class ProgressBars implements Disposable {
       const oldest = this.#shown.shift();
       if (oldest) this.#multi.remove(oldest.bar);
     }
-    const bar = new DeviceBar(this.#multi, device);
+    const bar = new DeviceBar(this.#multi, device, this.#lastShownMs);
     this.#shown.push(bar);
     return bar;
   }
@@ -69,39 +74,46 @@ export class ProgressBars implements Disposable {
 class DeviceBar {
   readonly bar: SingleBar;
   readonly #payload: Payload;
+  /** When it was last seen to wait. */
+  #startMs: number;
+  #isDone = false;
 
-  constructor(multi: MultiBar, { id, totalBytes }: DeviceProgress) {
-    this.#payload = { id, startMs: Date.now(), nowMs: Date.now() };
+  constructor(multi: MultiBar, { id, totalBytes }: DeviceProgress, startMs: number) {
+    this.#startMs = startMs;
+    this.#payload = { id, readBytes: 0, elapsedMs: 0 };
     this.bar = multi.create(totalBytes, 0, this.#payload);
   }
 
-  update({ doneBytes, totalBytes }: DeviceProgress): void {
-    const isDone = this.bar.getTotal() === totalBytes && this.bar.getProgress() === 1;
-    if (!isDone) this.#payload.nowMs = Date.now();
-    if (doneBytes === 0) this.#payload.startMs = Date.now();
+  update({ doneBytes, readBytes, totalBytes }: DeviceProgress): void {
+    const nowMs = Date.now();
+    if (doneBytes === 0) this.#startMs = nowMs;
+    if (!this.#isDone) this.#payload.elapsedMs = nowMs - this.#startMs;
+    this.#payload.readBytes = readBytes;
+    this.#isDone = doneBytes >= totalBytes;
     this.bar.setTotal(totalBytes);
     this.bar.update(doneBytes, this.#payload);
   }
 }
 
-/** `  disk0  ███████░░░  70%   90 MiB of 128 MiB   1.2 GiB/s  2.0 s left` */
-function line(options: Options, { total, value, progress }: Params, { id, startMs, nowMs }: Payload): string {
+/** `  disk0 ███████░░░  70%   90 MiB of 128 MiB   120 MiB/s 2.0 s left`; the rate is that of reading. */
+function line(options: Options, params: Params, payload: Payload, idColumns: number): string {
+  const { total, value, progress } = params;
+  const { id, readBytes, elapsedMs } = payload;
   const barColumns = options.barsize ?? 0;
   const complete = Math.floor(progress * barColumns);
   const bar =
     (options.barCompleteChar ?? '').repeat(complete) +
     (options.barIncompleteChar ?? '').repeat(barColumns - complete);
-  const elapsedMs = Math.max(1, nowMs - startMs);
-  const bytesPerMs = value / elapsedMs;
   let time = '';
   if (value >= total) time = `in ${formatDuration(elapsedMs)}`;
-  else if (value > 0) time = `${formatDuration((total - value) / bytesPerMs)} left`;
+  else if (value > 0) time = `${formatDuration((total / value - 1) * elapsedMs)} left`;
+  const rate = value > 0 && elapsedMs > 0 ? `${formatBytes((readBytes / elapsedMs) * 1000)}/s` : '';
   return [
-    `  ${id.slice(0, MOST_ID_COLUMNS).padEnd(Math.min(MOST_ID_COLUMNS, 8))}`,
+    `  ${id.slice(0, LONGEST_ID).padEnd(idColumns)}`,
     bar,
     `${Math.floor(progress * 100)}%`.padStart(4),
-    `${formatBytes(value)} of ${formatBytes(total)}`.padStart(21),
-    value > 0 ? `${formatBytes(bytesPerMs * 1000)}/s`.padStart(11) : '',
+    `${formatBytes(value)} of ${formatBytes(total)}`.padStart(20),
+    rate.padStart(11),
     time,
   ].join(' ');
 }

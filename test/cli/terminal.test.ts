@@ -49,7 +49,7 @@ needs('script', 'stty')('a terminal shows one bar per device, and the result bel
   await makePlainDisk(directory.file('long-name.img'), 1000, 0);
   const args = ['backup', '--to', 'x', '--device', 'a.img', 'long-name.img'];
   const screen = await onTerminal(30, args, directory.path);
-  expect(screen[0]).toMatch(/^ {2}a {8}█+ 100% +4\.0 MiB of 4\.0 MiB +\S+ [KMG]iB\/s in /);
+  expect(screen[0]).toMatch(/^ {2}a {9}█+ 100% +4\.0 MiB of 4\.0 MiB +\S+ [KMG]iB\/s in /);
   expect(screen[1]).toMatch(/^ {2}long-name +█+ 100% +1000 B of 1000 B /);
   expect(screen[2]).toBe('Generation 1 of x: 2 devices, 4.0 MiB');
 });

@@ -85,7 +85,7 @@ export function demoTable({ disks, snapshot, restored, rolling }: DemoReport): s
       both('stall of the group', ({ backup }) => formatDuration(backup.cut.group.stallMs)),
       ['verified', 'all blocks', 'not done'],
       ['restored', 'all bytes the same', 'not done'],
-      ['file systems', `${clean} clean, none damaged`, 'not done'],
+      ['file systems', clean === 0 ? 'not checked' : `${clean} clean (e2fsck -fn)`, 'not done'],
       both('verdict', ({ verdict }) =>
         verdict.group.consistent ? 'crash-consistent' : 'NOT crash-consistent',
       ),
