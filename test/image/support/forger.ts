@@ -38,7 +38,10 @@ export function forge(image: Uint8Array, core: Core, forgery: Forgery): Uint8Arr
     return place;
   };
 
-  const catalogPlace = { offset: Number(view.getBigUint64(slot + 56, true)), length: view.getUint32(slot + 64, true) };
+  const catalogPlace = {
+    offset: Number(view.getBigUint64(slot + 56, true)),
+    length: view.getUint32(slot + 64, true),
+  };
   const catalog = parse(bytes, catalogPlace);
   const entry = catalog.generations[0];
   if (!entry) throw new Error('there is nothing to forge');
@@ -58,7 +61,10 @@ export function forge(image: Uint8Array, core: Core, forgery: Forgery): Uint8Arr
     else bytes.set(hash, hashAt);
   }
 
-  const forgedRecord = append(encode(forgery.record?.(toJson(record)) ?? toJson(record)));
+  const recordJson = forgery.record?.(toJson(record)) ?? toJson(record);
+  const forgedRecord = append(encode(recordJson));
+  // The catalog repeats the sum of the sizes; a contradiction would hide all others.
+  entry.sizeBytes = sumOfSizes(recordJson) ?? entry.sizeBytes;
   entry.record = { offset: forgedRecord.offset, length: forgedRecord.length };
   entry.fingerprint = forgedRecord.hash;
   const forgedCatalog = append(encode(forgery.catalog?.(toJson(catalog)) ?? toJson(catalog)));
@@ -89,14 +95,26 @@ function placesOfNodes(
   return nodes;
 }
 
+function sumOfSizes(record: Json | Uint8Array): number | undefined {
+  try {
+    const { devices } = record as unknown as { devices: { sizeBytes: number }[] };
+    const sum = devices.reduce((total, device) => total + device.sizeBytes, 0);
+    return Number.isSafeInteger(sum) && sum >= 0 ? sum : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 interface StoredJson {
-  generations: { record: { offset: number; length: number }; fingerprint: string }[];
+  generations: { sizeBytes: number; record: { offset: number; length: number }; fingerprint: string }[];
   devices: { root: { offset: number; length: number; level: number; hash: string } | null }[];
   hashAlgorithm: HashAlgorithm;
 }
 
 function parse(bytes: Uint8Array, place: { offset: number; length: number }): StoredJson {
-  return JSON.parse(Buffer.from(bytes.subarray(place.offset, place.offset + place.length)).toString()) as StoredJson;
+  return JSON.parse(
+    Buffer.from(bytes.subarray(place.offset, place.offset + place.length)).toString(),
+  ) as StoredJson;
 }
 
 function toJson(value: object): Json {
