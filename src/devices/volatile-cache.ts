@@ -1,4 +1,4 @@
-import { CofferdamError } from '../runtime/errors.js';
+import { CofferdamError, invariant } from '../runtime/errors.js';
 import type { BlockDevice, Capabilities, Extent, WriteOptions, WriteZeroesOptions } from './block-device.js';
 import { aligned, covers } from './byte-range.js';
 import { ChangeLog, overlay, overlayAllocation, type Change, type Content } from './change-log.js';
@@ -164,8 +164,8 @@ export class VolatileCacheDevice implements BlockDevice {
     const sectors = aligned(change);
     using _medium = await this.#medium.acquire(sectors.offsetBytes, sectors.lengthBytes);
     this.#assertPowered(power);
-    // A flush or a full log may have written it back while this waited.
-    if (!this.#log.holds(change)) return await this.#inner.flush();
+    // Whoever drops changes asked for its range after them, and waits for this one.
+    invariant(this.#log.holds(change), 'a change stays in the log until it was written through');
     const older = this.#log.through(change);
     const whole = older.findLastIndex((one) => covers(one, sectors));
     change.reachedMedium = true;

@@ -2,7 +2,7 @@ import type { BlockDevice } from '#src/devices/block-device';
 import { Random } from '#src/runtime/random';
 
 /** Bytes that look random; the same seed gives the same. */
-export function randomBytes(lengthBytes: number, seed: number): Uint8Array {
+export function randomBytes(lengthBytes: number, seed: number): Uint8Array<ArrayBuffer> {
   const random = new Random(seed);
   const words = new Uint32Array(Math.ceil(lengthBytes / 4));
   for (let i = 0; i < words.length; i++) words[i] = random.uint32();
@@ -14,7 +14,7 @@ export async function readBytes(
   device: BlockDevice,
   offsetBytes = 0,
   lengthBytes = device.sizeBytes - offsetBytes,
-): Promise<Uint8Array> {
+): Promise<Uint8Array<ArrayBuffer>> {
   // Not zeros, so that a device that fills nothing in is found out.
   const into = new Uint8Array(lengthBytes).fill(0xa5);
   await device.read(offsetBytes, into);
