@@ -39,9 +39,7 @@ export class Ledger {
       const first = random.below(this.sectorCount - count + 1);
       if (!this.#claimed.subarray(first, first + count).includes(1)) return this.#take(first, count);
     }
-    const from = random.below(this.sectorCount);
-    const after = this.#claimed.indexOf(0, from);
-    const free = after === -1 ? this.#claimed.indexOf(0) : after;
+    const free = this.#claimed.indexOf(0);
     return free === -1 ? undefined : this.#take(free, 1);
   }
 

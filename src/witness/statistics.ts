@@ -59,13 +59,13 @@ export class Tally {
   }
 
   get statistics(): WorkloadStatistics {
-    const latency = (us: number): number => (this.#sums.writes === 0 ? 0 : us / 1000);
+    const latency = this.#latencyUs;
     return {
       ...this.#sums,
       latencyMs: {
-        p50: latency(this.#latencyUs.percentile(50)),
-        p99: latency(this.#latencyUs.percentile(99)),
-        max: latency(this.#latencyUs.max),
+        p50: latency.percentile(50) / 1000,
+        p99: latency.percentile(99) / 1000,
+        max: latency.max / 1000,
       },
     };
   }

@@ -17,8 +17,8 @@ const header: HistoryHeader = {
 };
 
 function plain(history: History): unknown {
-  const { header, writes, copies, eventCount } = history;
-  return structuredClone({ header, writes, copies, eventCount });
+  const { writes, copies, eventCount } = history;
+  return structuredClone({ header: history.header, writes, copies, eventCount });
 }
 
 /** Events: 1 invoke, 2 invoke, 3 ack, 4 request, 5 ack, 6 completion. Lines: one more each. */
@@ -211,6 +211,10 @@ test('a file without lines is refused, as is one that does not exist', async () 
   await writeFile(path, Buffer.alloc(5 * 1024 * 1024, 7));
   await expect(readHistory(path)).rejects.toMatchObject({ code: 'BAD_HISTORY' });
   await expect(readHistory(directory.file('nothing'))).rejects.toMatchObject({ code: 'BAD_HISTORY' });
+});
+
+needs('/dev/zero')('something without an end is refused before it fills the memory', async () => {
+  await expect(readHistory('/dev/zero')).rejects.toMatchObject({ code: 'BAD_HISTORY' });
 });
 
 needs('/dev/full')('a full disk is reported by the event that does not fit', () => {
