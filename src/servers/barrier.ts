@@ -25,7 +25,7 @@ export class WriteBarrier {
   #hold: Hold | undefined;
   /** How the last hold ended, so that a repeated release answers the same. */
   #lastRelease: { ticket: CutTicket; answer: ReleaseAnswer } | undefined;
-  #idleWaiters: (() => void)[] = [];
+  readonly #idleWaiters: (() => void)[] = [];
 
   constructor(name: string, clock: Clock) {
     this.#name = name;

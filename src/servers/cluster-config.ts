@@ -87,8 +87,8 @@ export type DeviceInput =
   | string
   | { kind: 'file'; path: string; readOnly?: boolean | undefined; create?: number | string | undefined }
   | { kind: 'memory'; size: number | string }
-  | { kind: 'striped'; stripe?: number | string | undefined; of: DeviceInput[] }
-  | { kind: 'mirrored'; of: DeviceInput[] };
+  | { kind: 'striped'; stripe?: number | string | undefined; of: readonly DeviceInput[] }
+  | { kind: 'mirrored'; of: readonly DeviceInput[] };
 
 /** A cluster as it is written, in YAML or as an object. */
 export type ClusterInput = z.input<typeof cluster>;

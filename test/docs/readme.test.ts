@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -76,14 +77,9 @@ describe('README', () => {
     ]);
   });
 
-  test('links to files that are there', async () => {
+  test('links to files that are there', () => {
     const links = [...readme.matchAll(/\]\(([^)#:]+)\)/g)].map((match) => match[1] ?? '');
     expect(links.length).toBeGreaterThan(3);
-    for (const link of links) {
-      // A folder is as good as a file.
-      await expect(
-        readFile(join(root, link)).catch((error: NodeJS.ErrnoException) => error.code),
-      ).resolves.not.toBe('ENOENT');
-    }
+    expect(links.filter((link) => !existsSync(join(root, link)))).toEqual([]);
   });
 });

@@ -217,6 +217,7 @@ describe('a snapshot', () => {
     const closing = source.close();
     read();
     await Promise.all([write, closing]);
+    expect(await server.status()).toMatchObject({ inFlight: 0, snapshots: 0 });
   });
 });
 
