@@ -43,7 +43,11 @@ function screenOf(bytes: string): string[] {
   return lines;
 }
 
-needs('script', 'stty')('a terminal shows one bar per device, and the result below', async () => {
+needs(
+  'script',
+  'stty',
+  '/proc/self',
+)('a terminal shows one bar per device, and the result below', async () => {
   await using directory = temporaryDirectory();
   await makePlainDisk(directory.file('a.img'));
   await makePlainDisk(directory.file('long-name.img'), 1000, 0);
@@ -54,7 +58,11 @@ needs('script', 'stty')('a terminal shows one bar per device, and the result bel
   expect(screen[2]).toBe('Generation 1 of x: 2 devices, 4.0 MiB');
 });
 
-needs('script', 'stty')('a terminal with fewer lines than devices shows the last ones', async () => {
+needs(
+  'script',
+  'stty',
+  '/proc/self',
+)('a terminal with fewer lines than devices shows the last ones', async () => {
   await using directory = temporaryDirectory();
   const names = Array.from({ length: 6 }, (_, i) => `disk${i}.img`);
   for (const name of names) await makePlainDisk(directory.file(name), 100_000, 0);
