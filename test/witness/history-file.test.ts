@@ -132,6 +132,11 @@ test('what a killed writer leaves is read up to the last whole line, and the cut
 
 const damages: [string, (lines: string[]) => string[], string][] = [
   [
+    'a copy completes twice',
+    (lines) => [...lines, JSON.stringify({ event: 7, type: 'copy-completed', copy: 0 })],
+    'line 8: copy 0 completes twice',
+  ],
+  [
     'a line in the middle is cut',
     (lines) => lines.with(2, lines[2]?.slice(0, 20) ?? ''),
     'line 3: this is not JSON',
