@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { BlockFault, BlockState } from '../core/core.js';
 import type { BadRange } from './bad-range.js';
 import type { LeafBlocks } from './image/block-map.js';
@@ -77,6 +78,8 @@ async function checkHere(
   blocks: LeafBlocks,
 ): Promise<Uint8Array> {
   const { image, shape, target, cancel, counters } = context;
+  // An image in memory never waits for anything; without a turn of the event loop nobody could cancel.
+  await setImmediate();
   const faults = new Uint8Array(blocks.states.length);
   let readBytes = 0;
   for (const [i, state] of blocks.states.entries()) {

@@ -16,13 +16,11 @@ function expectPromisesKept(report: Record<string, unknown>, ids: readonly strin
     disks: devices,
     snapshot: {
       consistent: true,
-      skippedBytes: 0,
       backup: { strategy: 'snapshot', consistency: 'group', devices },
       workload: { failedWrites: 0, violations: 0 },
       restored: devices,
     },
     rolling: {
-      skippedBytes: 0,
       backup: { strategy: 'rolling', consistency: 'device' },
       devices: ids.map(() => ({ consistent: true })),
     },

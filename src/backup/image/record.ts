@@ -51,6 +51,7 @@ export interface NodePointer {
   hash: string;
 }
 
+/** What `rolling` copies in both of its passes counts twice. */
 export interface CopyStatistics {
   /** Block data stored by this generation itself, in bytes. */
   storedBytes: number;

@@ -45,13 +45,7 @@ export function demoDocument({ folder, disks, snapshot, restored, rolling, ...re
 
 function runDocument(run: WitnessRunResult): object {
   const { warnings: _, ...backup } = run.backup;
-  return { backup, skippedBytes: skippedBytes(run), workload: run.workload, ...verdictDocument(run.verdict) };
-}
-
-/** Bytes of the devices that the copy neither stored nor found to be zero. */
-function skippedBytes({ backup }: WitnessRunResult): number {
-  const { storedBytes, zeroBytes } = backup.statistics;
-  return backup.devices.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) - storedBytes - zeroBytes;
+  return { backup, workload: run.workload, ...verdictDocument(run.verdict) };
 }
 
 /** The report as a table. */
@@ -76,7 +70,7 @@ export function demoTable({ disks, snapshot, restored, rolling }: DemoReport): s
       both('throughput', ({ backup }) => {
         return `${formatBytes((backup.statistics.readBytes / Math.max(1, backup.elapsedMs)) * 1000)}/s`;
       }),
-      both('bytes skipped', (run) => String(skippedBytes(run))),
+      both('zero blocks skipped', ({ backup }) => formatBytes(backup.statistics.zeroBytes)),
       ...disks.map(({ id }) =>
         both(`stall of ${id}`, ({ backup }) => {
           return formatDuration(backup.cut.servers.find((server) => server.id === id)?.holdMs ?? 0);
