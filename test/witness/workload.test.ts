@@ -11,7 +11,9 @@ import { describeVerdict } from '#src/witness/verdict';
 import { Workload, type WorkloadOptions } from '#src/witness/workload';
 import { isSettled, ManualClock } from '../support/manual-clock.js';
 import { copyAtOnce, SlowDevice, turns } from './devices.js';
-import { seed } from './seed.js';
+import { testSeed } from '../support/seed.js';
+
+const seed = testSeed();
 
 const KiB = 1024;
 /** 64 sectors, not at the start of the device and not aligned to anything. */
@@ -71,7 +73,7 @@ function slowDevices(count: number): Map<string, SlowDevice> {
   return ids(Array.from({ length: count }, (_, index) => new SlowDevice(sizeBytes, seed + index)));
 }
 
-test(`copies of all devices at one instant are consistent, torn writes and all (SEED=${seed})`, async () => {
+test('copies of all devices at one instant are consistent, torn writes and all', async () => {
   const devices = slowDevices(4);
   let torn = 0;
   const { statistics } = await underLoad(devices, async (history) => {
@@ -105,7 +107,7 @@ async function tornWrites(history: History, images: ReadonlyMap<string, BlockDev
   }).length;
 }
 
-test(`devices copied one after the other are not, though each alone is (SEED=${seed})`, async () => {
+test('devices copied one after the other are not, though each alone is', async () => {
   const devices = slowDevices(4);
   const reasons: string[] = [];
   await underLoad(devices, async (history) => {
@@ -134,7 +136,7 @@ class LosingDevice extends SlowDevice {
   }
 }
 
-test(`a device that loses acknowledged writes is caught, by the judge and by reading back (SEED=${seed})`, async () => {
+test('a device that loses acknowledged writes is caught, by the judge and by reading back', async () => {
   const loser = new LosingDevice(sizeBytes, seed);
   const devices = ids([new SlowDevice(sizeBytes, seed + 1), loser]);
   let caught = 0;
@@ -204,7 +206,7 @@ class FailingDevice extends SlowDevice {
   }
 }
 
-test(`devices that delay and fail writes at random lose nothing that was acknowledged (SEED=${seed})`, async () => {
+test('devices that delay and fail writes at random lose nothing that was acknowledged', async () => {
   const devices = ids(
     [1, 2, 3].map((index) => new FailingDevice(seed + index, 20, ['nothing', 'half', 'all', 'later'])),
   );
