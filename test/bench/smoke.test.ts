@@ -1,0 +1,87 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+import { z } from 'zod';
+import { MiB } from '#src/runtime/sizes';
+import { randomBytes } from '../support/bytes.js';
+import { temporaryDirectory } from '../support/directory.js';
+import { runProcess, type ProcessResult } from '../support/process.js';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+
+function runBench(...args: string[]): Promise<ProcessResult> {
+  return runProcess(process.execPath, ['--import', 'tsx', 'bench/main.ts', ...args], { cwd: root });
+}
+
+const positive = z.number().positive();
+const ratio = z
+  .strictObject({ median: positive, min: positive, max: positive })
+  .refine(({ median, min, max }) => min <= median && median <= max);
+const cell = z.union([z.string(), z.number().nonnegative(), ratio, z.null()]);
+const column = z.strictObject({
+  name: z.string().min(1),
+  unit: z.enum(['text', 'count', 'bytes', 'bytes/s', 'ms', 'ratio']),
+});
+const table = z
+  .strictObject({ title: z.string().min(1), columns: z.array(column), rows: z.array(z.array(cell)).min(1) })
+  .refine(({ columns, rows }) => rows.every((row) => row.length === columns.length), 'a row is too short');
+const suite = z.strictObject({
+  name: z.string(),
+  tables: z.array(table).min(1),
+  notes: z.array(z.string().min(1)),
+});
+const output = z.strictObject({
+  smoke: z.literal(true),
+  machine: z.object({ processors: positive, memoryBytes: positive, node: z.string() }),
+  suites: z.array(suite),
+});
+
+/** Whether a row holds something that was measured, and not only what it was measured of. */
+function hasResult({ columns }: z.infer<typeof table>): (row: readonly z.infer<typeof cell>[]) => boolean {
+  const results = new Set(
+    columns.flatMap(({ unit }, i) => (['ms', 'bytes/s', 'ratio'].includes(unit) ? [i] : [])),
+  );
+  return (row) =>
+    row.some((value, i) => results.has(i) && (Number(value) > 0 || ratio.safeParse(value).success));
+}
+
+test('every suite runs and reports measurements', async () => {
+  const { exitCode, stdout, stderr } = await runBench('--smoke', '--json');
+  expect(exitCode, stderr).toBe(0);
+  const { suites } = output.parse(JSON.parse(stdout));
+  const names = ['hash', 'core', 'cut', 'write', 'stall', 'backup', 'memory'];
+  expect(suites.map((found) => found.name)).toEqual(names);
+  for (const { name, tables } of suites) {
+    for (const measured of tables) {
+      expect(measured.rows.every(hasResult(measured)), `${name}: ${measured.title}`).toBe(true);
+    }
+  }
+});
+
+test('a backup of a given image leaves the image as it was', async () => {
+  await using directory = temporaryDirectory();
+  const image = directory.file('given.img');
+  const bytes = randomBytes(MiB, 1);
+  await writeFile(image, bytes);
+  const { exitCode, stdout, stderr } = await runBench('--device', image, '--smoke', '--json');
+  expect(exitCode, stderr).toBe(0);
+  const { suites } = output.parse(JSON.parse(stdout));
+  expect(suites.map(({ name, tables }) => [name, ...tables.map(({ title }) => title)])).toEqual([
+    ['backup', 'given.img, 1.0 MiB'],
+  ]);
+  expect(Buffer.compare(await readFile(image), bytes)).toBe(0);
+});
+
+test('the tables are for people without --json', async () => {
+  const { exitCode, stdout } = await runBench('hash', '--smoke');
+  expect(exitCode).toBe(0);
+  expect(stdout).toMatch(/== hash ==[^]+xxh64 +64\.0 KiB +\S+ [KMG]iB\/s/);
+});
+
+test('an unknown suite is refused with the usage', async () => {
+  const { exitCode, stdout, stderr } = await runBench('hash', 'speed');
+  expect(exitCode).toBe(2);
+  expect(stdout).toBe('');
+  expect(stderr).toContain('there is no suite speed');
+  expect(stderr).toContain('Usage: npm run bench');
+});
