@@ -34,8 +34,10 @@ export class DeviceStore implements ImageStore {
     try {
       await this.#device.read(offsetBytes, into);
     } catch (error) {
-      if (!isCofferdamError(error, 'OUT_OF_RANGE')) throw error;
-      throw this.#failure('IMAGE_TRUNCATED', `the image ends before ${offsetBytes + into.length}`, error);
+      if (isCofferdamError(error, 'DEVICE_CLOSED')) throw error;
+      const isPastEnd = isCofferdamError(error, 'OUT_OF_RANGE');
+      const what = `reading ${into.length} bytes at ${offsetBytes} failed: ${messageOf(error)}`;
+      throw this.#failure(isPastEnd ? 'IMAGE_TRUNCATED' : 'DEVICE_IO', what, error);
     }
   }
 
@@ -66,7 +68,7 @@ export class DeviceStore implements ImageStore {
   }
 
   #failure(
-    code: 'IMAGE_TRUNCATED' | 'TARGET_FULL' | 'TARGET_WRITE_FAILED',
+    code: 'DEVICE_IO' | 'IMAGE_TRUNCATED' | 'TARGET_FULL' | 'TARGET_WRITE_FAILED',
     what: string,
     cause: unknown,
   ): CofferdamError {
