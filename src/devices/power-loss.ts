@@ -13,39 +13,29 @@ export interface Survivor {
 const MAX_UNITS = 65_536;
 
 /**
- * Decides what of the unflushed changes a power cut leaves. Each sector stays as it was after some number of the
- * changes, a number of its own: so a sector never mixes versions, and every version of it is possible, from the last
- * one flushed to the newest. Changes that the medium may have already are left there, in part they would tear a sector.
- *
- * The numbers are drawn from a window that is drawn first. A wide window scatters, a narrow one is close to a clean stop
- * in the order of writing, and windows at the ends lose or keep everything: each breaks other wrong programs.
+ * Decides what of the unflushed changes a power cut leaves: of each sector, on its own, the first few of its changes.
+ * So a sector never mixes versions, and each version of it can be left, from the last one flushed to the newest. Changes
+ * that the medium may have already are left there: taking part of them back would tear a sector.
  *
  * @param changes all unflushed changes, in order.
  * @param seed the same seed and changes give the same survivors.
  * @returns what to bring to the medium, in this order.
  */
 export function* survivors(changes: readonly Change[], seed: number): Generator<Survivor> {
-  const random = new Random(seed);
-  const least = random.below(changes.length + 1);
-  const spread = random.below(changes.length - least + 1) + 1;
   const unitBytes = unitFor(changes);
-  const kept = new Map<number, number>();
-  const keptOf = (offsetBytes: number): number => {
-    const count = kept.get(offsetBytes) ?? least + random.below(spread);
-    kept.set(offsetBytes, count);
-    return count;
-  };
+  const left = keptPerUnit(changes, unitBytes, new Random(seed));
   const reached = changes.filter((change) => change.reachedMedium);
-
-  for (const [index, change] of changes.entries()) {
+  for (const change of changes) {
     const units = aligned(change, unitBytes);
     const onMedium = reached
       .filter((later) => later.position >= change.position)
       .map((later) => intersection(aligned(later, unitBytes), units))
       .filter((range) => range !== undefined);
-    const survives = (offsetBytes: number): boolean =>
-      index < keptOf(offsetBytes) ||
-      onMedium.some((range) => covers(range, { offsetBytes, lengthBytes: unitBytes }));
+    const survives = (unit: ByteRange): boolean => {
+      const more = left.get(unit.offsetBytes) ?? 0;
+      left.set(unit.offsetBytes, more - 1);
+      return more > 0 || onMedium.some((range) => covers(range, unit));
+    };
     for (const range of runs(units, unitBytes, survives)) yield { change, range };
   }
 }
@@ -56,21 +46,44 @@ function unitFor(changes: readonly Change[]): number {
   return Math.max(1, Math.ceil(totalBytes / SECTOR_BYTES / MAX_UNITS)) * SECTOR_BYTES;
 }
 
+/** By the offset of each unit: how many of its changes, from the first on, survive. */
+function keptPerUnit(changes: readonly Change[], unitBytes: number, random: Random): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const change of changes) {
+    for (const { offsetBytes } of steps(aligned(change, unitBytes), unitBytes)) {
+      counts.set(offsetBytes, (counts.get(offsetBytes) ?? 0) + 1);
+    }
+  }
+  // A cut that loses everything, or nothing, finds errors that the ones in between do not.
+  const chance = random.chance(0.25) ? random.below(2) : random.unit();
+  for (const [offsetBytes, count] of counts) {
+    let kept = count;
+    while (kept > 0 && !random.chance(chance)) kept--;
+    counts.set(offsetBytes, kept);
+  }
+  return counts;
+}
+
 /** The longest ranges of whole units, within `units`, that survive. */
 function* runs(
   units: ByteRange,
   unitBytes: number,
-  survives: (offsetBytes: number) => boolean,
+  survives: (unit: ByteRange) => boolean,
 ): Generator<ByteRange> {
-  const end = endOf(units);
   let start: number | undefined;
-  for (let at = units.offsetBytes; at < end; at += unitBytes) {
-    if (survives(at)) {
-      start ??= at;
+  for (const unit of steps(units, unitBytes)) {
+    if (survives(unit)) {
+      start ??= unit.offsetBytes;
     } else if (start !== undefined) {
-      yield { offsetBytes: start, lengthBytes: at - start };
+      yield { offsetBytes: start, lengthBytes: unit.offsetBytes - start };
       start = undefined;
     }
   }
-  if (start !== undefined) yield { offsetBytes: start, lengthBytes: end - start };
+  if (start !== undefined) yield { offsetBytes: start, lengthBytes: endOf(units) - start };
+}
+
+function* steps(range: ByteRange, stepBytes: number): Generator<ByteRange> {
+  for (let at = range.offsetBytes; at < endOf(range); at += stepBytes) {
+    yield { offsetBytes: at, lengthBytes: stepBytes };
+  }
 }

@@ -164,6 +164,7 @@ test('closing lets go of what hangs', async () => {
   device.inject({ operation: 'any', fault: { hang: true } });
   const hung = device.write(0, Uint8Array.of(1));
   await device.close();
+  expect(await isSettled(hung)).toBe(true);
   await hung;
 });
 

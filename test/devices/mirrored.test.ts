@@ -178,7 +178,7 @@ test('whatever overlaps and fails, all healthy legs hold the same, and it is wha
         () => new FaultyDevice(new JitteryDevice(sizeBytes, random.fork()), { clock: realClock }),
       );
       await using mirror = new MirroredDevice(legs);
-      let marks = new Array<number>(sectorCount).fill(0);
+      let marks = Array.from({ length: sectorCount }, () => 0);
       let nextMark = 1;
       for (const { requests, fault } of run) {
         const rule = fault ? legs[fault.leg]?.inject({ operation: 'any', nth: fault.nth }) : undefined;

@@ -83,6 +83,7 @@ export async function checkAgainstModel(device: BlockDevice, run: Batch[]): Prom
       const end = Math.min(device.sizeBytes, offsetBytes + lengthBytes + 512);
       model.check(start, await readBytes(device, start, end - start));
     }
+    await checkAllocation(device, 0, device.sizeBytes, model);
   }
   model.check(0, await readBytes(device));
 }
@@ -106,18 +107,27 @@ export async function sendRequest(device: BlockDevice, request: ModelRequest): P
   }
 }
 
+async function checkAllocation(
+  device: BlockDevice,
+  offsetBytes: number,
+  lengthBytes: number,
+  model: Model,
+): Promise<void> {
+  let at = offsetBytes;
+  for (const extent of await device.allocation(offsetBytes, lengthBytes)) {
+    expect(extent.offsetBytes).toBe(at);
+    if (extent.kind === 'zero') model.check(at, new Uint8Array(extent.lengthBytes));
+    at += extent.lengthBytes;
+  }
+  expect(at).toBe(offsetBytes + lengthBytes);
+}
+
 async function send(device: BlockDevice, request: ModelRequest, model: Model): Promise<void> {
   const { kind, offsetBytes, lengthBytes } = request;
   if (kind === 'read') {
     model.check(offsetBytes, await readBytes(device, offsetBytes, lengthBytes));
   } else if (kind === 'allocation') {
-    let at = offsetBytes;
-    for (const extent of await device.allocation(offsetBytes, lengthBytes)) {
-      expect(extent.offsetBytes).toBe(at);
-      if (extent.kind === 'zero') model.check(at, new Uint8Array(extent.lengthBytes));
-      at += extent.lengthBytes;
-    }
-    expect(at).toBe(offsetBytes + lengthBytes);
+    await checkAllocation(device, offsetBytes, lengthBytes, model);
   } else {
     await sendRequest(device, request);
   }

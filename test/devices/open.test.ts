@@ -72,14 +72,16 @@ needs(
   await addPartitions(loop, 6 * MiB);
   await using second = await attachLoop(path);
   await using stacked = await attachLoop(loop.path);
-  await using foreign = await attachLoop(other);
+  await using foreign = await attachLoop(other, '--partscan');
+  await addPartitions(foreign, 6 * MiB);
   for (const name of [path, loop.path, second.path, stacked.path, `${loop.path}p1`, `${loop.path}p2`]) {
     expect(await same(loop.path, name)).toBe(true);
     expect(await same(name, path)).toBe(true);
     expect(await same(name, foreign.path)).toBe(false);
     expect(await same(name, other)).toBe(false);
   }
-  // A loop device can outlive the name of its file.
+  // A loop device can outlive the name of its file. Then only the device itself tells.
   await rm(other);
-  expect(await same(foreign.path, foreign.path)).toBe(true);
+  expect(await same(foreign.path, `${foreign.path}p2`)).toBe(true);
+  expect(await same(`${foreign.path}p1`, `${foreign.path}p2`)).toBe(false);
 });

@@ -213,6 +213,53 @@ test('what is in flight fails with POWER_CUT, as does what is sent until the pow
   expect((await marks(device, 2))[1]).toBe(9);
 });
 
+test('a cut in the middle of a flush tears no sector', async () => {
+  for (let seed = 0; seed < 40; seed++) {
+    const medium = new FaultyDevice(new MemoryDevice(8 * SECTOR_BYTES), { clock: realClock });
+    await using device = new VolatileCacheDevice(medium);
+    await device.write(0, new Uint8Array(100).fill(1));
+    await device.write(0, sector(2));
+    const rule = medium.inject({ operation: 'flush', fault: { hang: true } });
+    const flushed = expect(device.flush()).rejects.toMatchObject({ code: 'POWER_CUT' });
+    await turns();
+    const cut = device.powerCut({ seed });
+    rule.release();
+    await Promise.all([cut, flushed]);
+    const versions = [sector(0), sector(0).fill(1, 0, 100), sector(2)];
+    const held = await readBytes(device, 0, SECTOR_BYTES);
+    expect(versions.some((version) => differenceAt(held, version) === undefined)).toBe(true);
+  }
+});
+
+test('a cut stops a flush: what it had not written yet may be lost', async () => {
+  const results = new Set<string>();
+  for (let seed = 0; seed < 40; seed++) {
+    const medium = new GatedDevice(200 * SECTOR_BYTES);
+    await using device = new VolatileCacheDevice(medium);
+    for (let index = 0; index < 200; index++) await device.write(index * SECTOR_BYTES, sector(1));
+    medium.shut();
+    const flushed = expect(device.flush()).rejects.toMatchObject({ code: 'POWER_CUT' });
+    await turns();
+    const cut = device.powerCut({ seed });
+    medium.open();
+    await Promise.all([cut, flushed]);
+    results.add((await readBytes(device, 199 * SECTOR_BYTES, 1)).join());
+  }
+  expect([...results].sort()).toEqual(['0', '1']);
+});
+
+test('what a cut left stays, whatever happens to the medium’s own cache', async () => {
+  for (let seed = 0; seed < 40; seed++) {
+    const medium = new VolatileCacheDevice(new MemoryDevice(8 * SECTOR_BYTES));
+    await using device = new VolatileCacheDevice(medium);
+    await device.write(0, sector(1));
+    await device.powerCut({ seed });
+    const left = await marks(device, 8);
+    await medium.powerCut({ seed: seed + 1 });
+    expect(await marks(device, 8)).toEqual(left);
+  }
+});
+
 test('nothing from before a cut reaches the medium after it', async () => {
   for (let seed = 0; seed < 40; seed++) {
     const medium = new JitteryDevice(64 * SECTOR_BYTES, new Random(seed));
