@@ -5,7 +5,7 @@ import { CofferdamError } from '../runtime/errors.js';
 import { KiB } from '../runtime/sizes.js';
 import type { ServerControl } from '../servers/control.js';
 import { cancellation, throwIfCancelled } from './cancellation.js';
-import type { CopyContext } from './copier.js';
+import type { CopyContext } from './copy-context.js';
 import { BackupImage } from './image/image.js';
 import { openImage } from './image/open.js';
 import {

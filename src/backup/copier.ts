@@ -1,41 +1,11 @@
 import { SharedBitmap } from '../core/bitmap.js';
-import type { HashAlgorithm } from '../core/core.js';
-import type { Clock } from '../runtime/clock.js';
 import { forEachParallel } from '../runtime/parallel.js';
 import type { CutSource } from '../servers/control.js';
 import { CancelWord, throwIfCancelled } from './cancellation.js';
-import { LEAF_BLOCKS } from './image/block-map.js';
-import type { BlockMapWriter, GenerationWriter } from './image/image.js';
-import type { CopyStatistics } from './image/record.js';
+import type { CopyContext, DeviceCopy } from './copy-context.js';
+import type { BlockMapWriter } from './image/block-map-writer.js';
+import { LEAF_BLOCKS } from './image/map-shape.js';
 import { LeafCopy } from './leaf-copy.js';
-import type { Pacer } from './pacer.js';
-import type { CopyPool } from './pool.js';
-import type { Progress } from './progress.js';
-
-/** What a copy needs besides its source; one per backup. */
-export interface CopyContext {
-  pool: CopyPool;
-  writer: GenerationWriter;
-  algorithm: HashAlgorithm;
-  blockSizeBytes: number;
-  clock: Clock;
-  pacer: Pacer;
-  progress: Progress;
-  statistics: CopyStatistics;
-}
-
-/** What the copies of one device's leaves share. */
-export interface DeviceCopy {
-  context: CopyContext;
-  id: string;
-  source: CutSource;
-  /** See {@link CopyJob.cancel} and {@link CopyJob.progress}. */
-  cancel: Int32Array<SharedArrayBuffer>;
-  counters: BigInt64Array<SharedArrayBuffer>;
-  signal: AbortSignal;
-  /** Waits as long as the rate limit asks for what was read since it was last called. */
-  payForReads(): Promise<void>;
-}
 
 /**
  * Copies one device's contents as of a cut into the generation that is being written.

@@ -3,7 +3,7 @@ import { CofferdamError, invariant, messageOf } from '../runtime/errors.js';
 import { MiB } from '../runtime/sizes.js';
 import type { CutSource } from '../servers/control.js';
 import { throwIfCancelled } from './cancellation.js';
-import type { CopyContext, DeviceCopy } from './copier.js';
+import type { CopyContext, DeviceCopy } from './copy-context.js';
 import { LEAF_BLOCKS, type LeafBlocks } from './image/block-map.js';
 
 /** The most that is read through a device, or passed to a sink without a descriptor, at a time. */

@@ -1,5 +1,6 @@
 import type { CutSource, ServerControl } from '../servers/control.js';
-import { copyDevice, type CopyContext } from './copier.js';
+import { copyDevice } from './copier.js';
+import type { CopyContext } from './copy-context.js';
 import { GroupCut } from './cut.js';
 import type { BlockMapWriter } from './image/image.js';
 import type { Consistency, CutCertificate, NodePointer } from './image/record.js';
