@@ -77,7 +77,7 @@ export async function restore(image: BackupImage, options: RestoreOptions): Prom
     for (const target of targets.values()) await target.finish();
     return { generation: record.generation, devices };
   } catch (error) {
-    throw inPlace.length > 0 ? incomplete(error, inPlace) : error;
+    throw ofTarget(error, inPlace);
   } finally {
     for (const target of targets.values()) await target.discard();
   }
@@ -204,12 +204,13 @@ class DeviceRestore {
   }
 }
 
-/** The same error, saying as well what it did to targets that were there before. */
-function incomplete(error: unknown, paths: readonly string[]): CofferdamError {
+/** The same error as the caller of a restore sees it; it also says what it did to targets that were there before. */
+function ofTarget(error: unknown, inPlace: readonly string[]): unknown {
   const known = error instanceof CofferdamError ? error : undefined;
+  if (inPlace.length === 0 && known?.code !== 'DEVICE_FULL') return error;
   const { code = 'DEVICE_IO', device, offsetBytes, lengthBytes } = known ?? {};
-  const message = `${messageOf(error)}; what ${paths.join(', ')} held is overwritten in part`;
-  return new CofferdamError(code, message, {
+  const harm = inPlace.length > 0 ? `; what ${inPlace.join(', ')} held is overwritten in part` : '';
+  return new CofferdamError(code === 'DEVICE_FULL' ? 'TARGET_FULL' : code, `${messageOf(error)}${harm}`, {
     ...(device === undefined ? {} : { device }),
     ...(offsetBytes === undefined ? {} : { offsetBytes }),
     ...(lengthBytes === undefined ? {} : { lengthBytes }),
