@@ -1,5 +1,5 @@
 import { Worker } from 'node:worker_threads';
-import type { CopyJob, CopyResult, CoreName } from '#src/core/core';
+import { BlockState, type CopyJob, type CopyResult, type CoreName } from '#src/core/core';
 import type { ErrorMessage } from '#src/runtime/error-message';
 
 export interface Outcome {
@@ -28,7 +28,13 @@ export function spinUntil(condition: () => boolean, what: string, deadlineMs = 3
   }
 }
 
-/** Holds this thread until the job has read more than `bytes`. */
+/** Holds this thread until the job has read more than `bytes` or has no more to read. */
 export function spinUntilRead(job: CopyJob, bytes: number): void {
-  spinUntil(() => Atomics.load(job.progress, 1) > bytes, `a job to read ${bytes} bytes`);
+  const isThere = (): boolean => Atomics.load(job.progress, 1) > bytes || hasReachedEnd(job);
+  spinUntil(isThere, `a job to read ${bytes} bytes`);
+}
+
+/** Whether a job that leaves nothing out has decided about its last block. */
+export function hasReachedEnd(job: CopyJob): boolean {
+  return Atomics.load(job.states, job.blockCount - 1) !== BlockState.Skipped;
 }

@@ -7,7 +7,7 @@ import { MiB } from '#src/runtime/sizes';
 import { testSeed } from '../support/seed.js';
 import { describeCores } from './cores.js';
 import { blockRange, copiedBlock, copyJob } from './jobs.js';
-import { copyOnThread, spinUntil, spinUntilRead, type Outcome } from './job-thread.js';
+import { copyOnThread, hasReachedEnd, spinUntil, spinUntilRead, type Outcome } from './job-thread.js';
 import { Scratch } from './scratch.js';
 
 const BLOCK = 4096;
@@ -29,11 +29,11 @@ class LiveDevice {
   constructor(random: Random, parts: (device: LiveDevice) => Partial<CopyJob>) {
     this.fd = this.scratch.create('device');
     ftruncateSync(this.fd, this.atCut.length);
-    // Half of the runs of blocks are holes.
+    // Half of the runs of blocks are holes, but not the first one.
     for (let block = 0; block < BLOCKS;) {
       const end = Math.min(BLOCKS, block + 1 + random.below(200));
       const piece = this.atCut.subarray(block * BLOCK, end * BLOCK);
-      if (random.chance(0.5)) {
+      if (block === 0 || random.chance(0.5)) {
         for (let i = 0; i < piece.length; i++) piece[i] = (block + (i >>> 9)) % 251;
         writeSync(this.fd, piece, 0, piece.length, block * BLOCK);
       }
@@ -98,11 +98,13 @@ async function copyUnderWrites(core: CoreName, random: Random): Promise<void> {
   }));
   const outcome = copyOnThread(core, device.job);
   spinUntil(() => {
-    const front = device.front();
-    // Around the run that is being read. Two thirds of the blocks are left for the job to copy.
-    const block = front - 8 + random.below(80);
-    if (block >= 0 && block < BLOCKS && block % 3 === 0) device.writeWithCopyBeforeWrite(block);
-    return front === BLOCKS;
+    // Two thirds of the blocks are left for the job to copy. Some of the others are overwritten around the run that is
+    // being read, some once the job says that it needs them no more.
+    const isAhead = random.chance(0.5);
+    const block = isAhead ? device.front() - 8 + random.below(80) : random.below(BLOCKS);
+    const isMine = block >= 0 && block < BLOCKS && block % 3 === 0;
+    if (isMine && (isAhead || device.copied.has(block))) device.writeWithCopyBeforeWrite(block);
+    return hasReachedEnd(device.job);
   }, 'the job to reach the end');
   expect((await outcome).result?.end).toBe('done');
   expect(device.job.states.includes(BlockState.Skipped)).toBe(false);
