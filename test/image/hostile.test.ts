@@ -253,6 +253,71 @@ describe('a forged image', () => {
     });
   });
 
+  test.each([
+    ['a block in the superblock', 1, 64 * KiB],
+    ['a block at the end', 1, 'end'],
+    ['a block so far out that numbers fail', 1, 2 ** 53 - 2048],
+    ['a node in the superblock', 0, 0],
+    ['a node that ends past the end', 0, 'end'],
+  ] as const)('that refers to %s is refused before anything is read there', async (_what, index, offset) => {
+    const image = await open({
+      node: {
+        index,
+        edit: (view) => {
+          let place = 16;
+          while (view.getUint8(place + 12) === 0) place += 24;
+          // The forgery appends a record and a catalog, a page each, before the end.
+          const end = original.length + 2 * 4096;
+          view.setBigUint64(place, BigInt(offset === 'end' ? end - 4095 : offset), true);
+        },
+      },
+    });
+    const map = image.blockMap(await image.record(1), 'a');
+    await expect(map.leaf(0)).rejects.toMatchObject({
+      code: 'IMAGE_CORRUPT',
+      message: expect.stringMatching(/entry \d+ makes no sense/) as string,
+    });
+  });
+
+  test.each([
+    ['record', { offset: 65536, length: 512 }],
+    ['record', { offset: 2 ** 40, length: 512 }],
+  ])('that says its %s is outside is refused', async (_what, place) => {
+    const image = await open({
+      catalog: (json) => {
+        const [entry] = (json as { generations: { record: object }[] }).generations;
+        Object.assign(entry?.record ?? {}, place);
+        return json;
+      },
+    });
+    await expect(image.record(1)).rejects.toMatchObject({
+      code: 'IMAGE_CORRUPT',
+      message: expect.stringContaining('outside the image') as string,
+    });
+  });
+
+  test('whose catalog and record contradict each other is refused', async () => {
+    for (const lie of [
+      { finishedAt: '2030-01-01T00:00:00.000Z' },
+      { consistency: 'device' },
+      { generation: 2 },
+      { storedBytes: 9 },
+    ]) {
+      const image = await open({
+        catalog: (json) => {
+          const catalog = json as { lastGeneration: number; generations: object[] };
+          catalog.lastGeneration = 2;
+          Object.assign(catalog.generations[0] ?? {}, lie);
+          return json;
+        },
+      });
+      await expect(image.record('latest')).rejects.toMatchObject({
+        code: 'IMAGE_CORRUPT',
+        message: expect.stringContaining('the catalog says something else') as string,
+      });
+    }
+  });
+
   test('with one ID twice has no readable record', async () => {
     const image = await open({
       record: (json) => {

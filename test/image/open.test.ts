@@ -1,16 +1,5 @@
 import { spawn } from 'node:child_process';
-import {
-  chmod,
-  link,
-  mkdir,
-  readFile,
-  readdir,
-  rename,
-  stat,
-  symlink,
-  truncate,
-  writeFile,
-} from 'node:fs/promises';
+import { link, mkdir, readFile, readdir, stat, symlink, truncate, writeFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
