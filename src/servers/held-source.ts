@@ -1,8 +1,8 @@
 import type { BlockDevice } from '../devices/block-device.js';
+import { ReadOnlyDevice } from '../devices/read-only.js';
 import { CofferdamError } from '../runtime/errors.js';
 import type { Hold, WriteBarrier } from './barrier.js';
 import type { CutSource, NativeCutSource } from './control.js';
-import { ReadOnlyView } from './read-only-view.js';
 
 /** The contents of a device for as long as the barrier of one hold is up. */
 export class HeldSource implements CutSource {
@@ -22,7 +22,7 @@ export class HeldSource implements CutSource {
     this.#serverId = serverId;
     this.#hold = hold;
     this.native = live.nativeSource && { fd: live.nativeSource.fd, marks: undefined, barrier: barrier.word };
-    this.device = new ReadOnlyView(`${serverId} under its barrier`, live.sizeBytes, blockSizeBytes, {
+    this.device = new ReadOnlyDevice(`${serverId} under its barrier`, live.sizeBytes, blockSizeBytes, {
       read: async (offsetBytes, into) => {
         await live.read(offsetBytes, into);
         // Looked at after the read: had the barrier come down before it, the bytes could be newer than the cut.

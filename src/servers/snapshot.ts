@@ -1,10 +1,10 @@
 import { SharedBitmap } from '../core/bitmap.js';
 import { appendExtent, type BlockDevice, type Extent } from '../devices/block-device.js';
+import { ReadOnlyDevice } from '../devices/read-only.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
 import { MiB } from '../runtime/sizes.js';
 import type { CutSource, NativeCutSource } from './control.js';
 import { PreImageStore, type PreImageLimits } from './pre-images.js';
-import { ReadOnlyView } from './read-only-view.js';
 
 /**
  * The contents of a device as of a cut, kept by copy-before-write while clients go on writing.
@@ -49,7 +49,7 @@ export class Snapshot implements CutSource {
     this.selected = selected?.words;
     this.#preImages = new PreImageStore(blockSizeBytes, blockCount, limits);
     this.#onClose = onClose;
-    this.device = new ReadOnlyView(`snapshot of ${serverId}`, live.sizeBytes, blockSizeBytes, this);
+    this.device = new ReadOnlyDevice(`snapshot of ${serverId}`, live.sizeBytes, blockSizeBytes, this);
     this.native = live.nativeSource && {
       fd: live.nativeSource.fd,
       marks: { preserved: this.preserved.words, copied: this.copied.words },

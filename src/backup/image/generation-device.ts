@@ -1,11 +1,6 @@
 import { BlockFault, BlockState } from '../../core/core.js';
-import {
-  appendExtent,
-  type BlockDevice,
-  type Capabilities,
-  type Extent,
-} from '../../devices/block-device.js';
-import { Lifetime } from '../../devices/lifetime.js';
+import { appendExtent, type Extent } from '../../devices/block-device.js';
+import { ReadOnlyDevice, type ReadOnlyContents } from '../../devices/read-only.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import type { BlockMap, LeafBlocks } from './block-map.js';
 import type { BackupImage } from './image.js';
@@ -18,21 +13,19 @@ const CACHED_BLOCKS = 2;
 
 /**
  * A device as it was in a generation, read-only. Every block is checked against its hash on the way: a read gives the
- * right bytes or fails. Closing it does not close the image.
+ * right bytes or fails with BLOCK_CORRUPT and the range, or with what reading the block map throws. Closing it does not
+ * close the image.
  */
-export class GenerationDevice implements BlockDevice {
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly capabilities: Capabilities;
-  /** Blocks lie anywhere in the image, and must be checked. */
-  readonly nativeSource = undefined;
-  readonly #image: BackupImage;
-  readonly #map: BlockMap;
-  readonly #leaves = new Recent<LeafBlocks | undefined>(CACHED_LEAVES);
-  readonly #blocks = new Recent<Uint8Array>(CACHED_BLOCKS);
-  readonly #lifetime = new Lifetime(this);
-
+export class GenerationDevice extends ReadOnlyDevice {
   /** @throws CofferdamError UNKNOWN_DEVICE */
+  constructor(image: BackupImage, record: GenerationRecord, deviceId: string) {
+    const name = `${deviceId} of generation ${record.generation} in ${image.store.name}`;
+    const map = image.blockMap(record, deviceId);
+    // A block is read and checked whole, so that is the unit to ask for.
+    const { sizeBytes, blockSizeBytes } = map.shape;
+    super(name, sizeBytes, blockSizeBytes, new GenerationContents(name, image, map));
+  }
+
   /**
    * Opens one device of a generation.
    *
@@ -45,25 +38,22 @@ export class GenerationDevice implements BlockDevice {
   ): Promise<GenerationDevice> {
     return new GenerationDevice(image, await image.record(generation), id);
   }
+}
 
-  constructor(image: BackupImage, record: GenerationRecord, deviceId: string) {
+class GenerationContents implements ReadOnlyContents {
+  readonly #name: string;
+  readonly #image: BackupImage;
+  readonly #map: BlockMap;
+  readonly #leaves = new Recent<LeafBlocks | undefined>(CACHED_LEAVES);
+  readonly #blocks = new Recent<Uint8Array>(CACHED_BLOCKS);
+
+  constructor(name: string, image: BackupImage, map: BlockMap) {
+    this.#name = name;
     this.#image = image;
-    this.#map = image.blockMap(record, deviceId);
-    this.name = `${deviceId} of generation ${record.generation} in ${image.store.name}`;
-    this.sizeBytes = this.#map.shape.sizeBytes;
-    this.capabilities = {
-      readOnly: true, // It is the past.
-      fua: false, // Nothing is ever written.
-      trim: false,
-      fastZero: false,
-      multiConnection: true, // All readers see the same bytes for ever.
-      preferredBlockBytes: this.#map.shape.blockSizeBytes, // A block is read and checked whole.
-    };
+    this.#map = map;
   }
 
-  /** @throws CofferdamError BLOCK_CORRUPT with the range of the device, or what reading the block map throws */
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
-    using _request = this.#lifetime.admit('read', offsetBytes, into.length);
     const { blockSizeBytes } = this.#map.shape;
     let done = 0;
     while (done < into.length) {
@@ -77,25 +67,8 @@ export class GenerationDevice implements BlockDevice {
     }
   }
 
-  async write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
-    using _request = this.#lifetime.admit('write', offsetBytes, bytes.length);
-  }
-
-  async flush(): Promise<void> {
-    using _request = this.#lifetime.admitFlush();
-  }
-
-  async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
-    using _request = this.#lifetime.admit('trim', offsetBytes, lengthBytes);
-  }
-
-  async writeZeroes(offsetBytes: number, lengthBytes: number): Promise<void> {
-    using _request = this.#lifetime.admit('write zeroes', offsetBytes, lengthBytes);
-  }
-
   /** What cannot be read counts as data, so that whoever asks goes on to read it and learns why not. */
   async allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]> {
-    using _request = this.#lifetime.admit('allocation', offsetBytes, lengthBytes);
     const { shape } = this.#map;
     const extents: Extent[] = [];
     if (lengthBytes === 0) return extents;
@@ -119,17 +92,6 @@ export class GenerationDevice implements BlockDevice {
     return extents;
   }
 
-  close(): Promise<void> {
-    return this.#lifetime.close(async () => {
-      this.#leaves.clear();
-      this.#blocks.clear();
-    });
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    return this.close();
-  }
-
   async #cachedBlock(block: number, lengthBytes: number): Promise<Uint8Array> {
     return this.#blocks.get(block, async () => {
       const bytes = new Uint8Array(lengthBytes);
@@ -151,7 +113,7 @@ export class GenerationDevice implements BlockDevice {
     const { offsetBytes, lengthBytes } = byteRange(this.#map.shape, block, 1);
     throw new CofferdamError(
       'BLOCK_CORRUPT',
-      `${this.name}: ${lengthBytes} bytes at ${offsetBytes} are lost: ${faultReason(fault)}`,
+      `${this.#name}: ${lengthBytes} bytes at ${offsetBytes} are lost: ${faultReason(fault)}`,
       { device: this.#map.shape.deviceId, offsetBytes, lengthBytes },
     );
   }
@@ -172,9 +134,5 @@ class Recent<Value> {
       this.#values.delete(oldest);
     }
     return value;
-  }
-
-  clear(): void {
-    this.#values.clear();
   }
 }

@@ -1,16 +1,19 @@
-import type { BlockDevice, Capabilities, Extent } from '../devices/block-device.js';
-import { Lifetime } from '../devices/lifetime.js';
+import type { BlockDevice, Capabilities, Extent } from './block-device.js';
+import { Lifetime } from './lifetime.js';
 
-/** Where the bytes of a {@link ReadOnlyView} come from. */
+/** Where the bytes of a {@link ReadOnlyDevice} come from. */
 export interface ReadOnlyContents {
   read(offsetBytes: number, into: Uint8Array): Promise<void>;
   allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]>;
 }
 
-/** Contents fixed by a cut, as a device that refuses writes. Closing it closes nothing: it only shows the contents. */
-export class ReadOnlyView implements BlockDevice {
+/**
+ * Contents that nobody can change any more, as a device that refuses writes. Closing it closes nothing else: it only
+ * shows the contents.
+ */
+export class ReadOnlyDevice implements BlockDevice {
   readonly capabilities: Capabilities;
-  /** The live device's bytes may be newer than the cut, so there is no place to read behind this view's back. */
+  /** What lies in any file need not be these contents, or is to be checked on the way. */
   readonly nativeSource = undefined;
   readonly #contents: ReadOnlyContents;
   readonly #lifetime = new Lifetime(this);
@@ -23,7 +26,7 @@ export class ReadOnlyView implements BlockDevice {
   ) {
     this.#contents = contents;
     this.capabilities = {
-      readOnly: true, // It is the past.
+      readOnly: true, // The contents are those of the past.
       fua: false, // Nothing is ever written.
       trim: false,
       fastZero: false,
