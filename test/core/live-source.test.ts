@@ -109,6 +109,10 @@ async function copyUnderWrites(core: CoreName, random: Random): Promise<void> {
   expect((await outcome).result?.end).toBe('done');
   expect(device.job.states.includes(BlockState.Skipped)).toBe(false);
   expect(device.job.states.includes(BlockState.Preserved)).toBe(true);
+  const wrongMarks = [...device.job.states.keys()].filter(
+    (block) => device.copied.has(block) === (device.job.states[block] === BlockState.Preserved),
+  );
+  expect(wrongMarks).toEqual([]);
   expect(device.wrongBlocks()).toEqual([]);
 }
 
