@@ -1,4 +1,5 @@
 import type { HashAlgorithm } from '../core/core.js';
+import { checkDeviceId } from '../devices/device-id.js';
 import { identityOf } from '../devices/open.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
@@ -10,7 +11,6 @@ import { BackupImage } from './image/image.js';
 import { openImage } from './image/open.js';
 import {
   checkBlockSize,
-  checkDeviceId,
   type Consistency,
   type CopyStatistics,
   type CutCertificate,

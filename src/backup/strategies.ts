@@ -3,7 +3,8 @@ import { copyDevice } from './copier.js';
 import type { CopyContext } from './copy-context.js';
 import { GroupCut } from './cut.js';
 import type { BlockMapWriter } from './image/image.js';
-import type { Consistency, CutCertificate, NodePointer } from './image/record.js';
+import type { NodePointer } from './image/layout.js';
+import type { Consistency, CutCertificate } from './image/record.js';
 
 /** What a strategy works with. */
 export interface StrategyRun {

@@ -1,7 +1,7 @@
 import { basename, extname } from 'node:path';
 import { CofferdamError } from '../runtime/errors.js';
 import { parseDurationMs, parseSize } from '../runtime/sizes.js';
-import { checkDeviceId, deviceIdPattern } from '../backup/image/record.js';
+import { checkDeviceId, deviceIdPattern } from '../devices/device-id.js';
 
 /** A device or file that the user named, and the ID it goes by. */
 export interface NamedPath {

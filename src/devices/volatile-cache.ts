@@ -174,9 +174,9 @@ export class VolatileCacheDevice implements BlockDevice {
 
   /** Brings the changes up to `last` to the medium, in order. The caller holds all of `#medium`. */
   async #writeBack(last: Change, power: PowerUp): Promise<void> {
+    this.#assertPowered(power);
     const changes = this.#log.through(last);
     for (let at = 0; at < changes.length; at += FLUSH_DEPTH) {
-      this.#assertPowered(power);
       const turns = new RangeLock();
       await allSettled(
         changes.slice(at, at + FLUSH_DEPTH).map(async (change) => {
@@ -185,6 +185,7 @@ export class VolatileCacheDevice implements BlockDevice {
           await change.applyTo(this.#inner, change, false);
         }),
       );
+      this.#assertPowered(power);
     }
   }
 

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
+import { deviceIdPattern, deviceIdRule } from '../devices/device-id.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
 import { parseSize } from '../runtime/sizes.js';
 
@@ -45,12 +46,7 @@ const mirrored = z.strictObject({ kind: z.literal('mirrored'), of: z.array(devic
 
 const server = z.strictObject({
   /** Names the server, and its device in backups. */
-  id: z
-    .string()
-    .regex(
-      /^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$/,
-      'use 1 to 64 of A-Z a-z 0-9 . _ - and begin with none of . and -',
-    ),
+  id: z.string().regex(deviceIdPattern, deviceIdRule),
   device,
   /** Keep acknowledged writes in memory until they are flushed, so that a power cut can lose them. */
   volatileCache: z.boolean().default(false),

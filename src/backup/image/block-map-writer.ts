@@ -12,7 +12,7 @@ import {
   type MapShape,
 } from './map-shape.js';
 import { EntryKind, Node } from './node.js';
-import type { NodePointer } from './record.js';
+import type { NodePointer } from './layout.js';
 
 /** What a block-map writer needs of the generation that it is part of. */
 export interface MapTarget {

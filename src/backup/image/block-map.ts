@@ -3,7 +3,7 @@ import { CofferdamError, invariant } from '../../runtime/errors.js';
 import { DATA_START } from './layout.js';
 import { EntryKind, Node } from './node.js';
 import { isDamage, type ImageReader } from './reader.js';
-import type { NodePointer } from './record.js';
+import type { NodePointer } from './layout.js';
 import {
   FANOUT,
   LEAF_BLOCKS,

@@ -5,11 +5,17 @@ import { BlockMap } from './block-map.js';
 import { BlockMapWriter } from './block-map-writer.js';
 import { catalogEntry, type Catalog } from './catalog.js';
 import type { ImageHead } from './head.js';
-import { ALLOCATION_BYTES, MAX_JSON_BYTES, SLOT_OFFSETS, type JsonPointer } from './layout.js';
+import {
+  ALLOCATION_BYTES,
+  MAX_JSON_BYTES,
+  SLOT_OFFSETS,
+  type JsonPointer,
+  type NodePointer,
+} from './layout.js';
 import { rootFault, type MapShape } from './map-shape.js';
 import { NodeSink } from './node-sink.js';
 import { ImageReader } from './reader.js';
-import { generationRecordSchema, recordFault, type GenerationRecord, type NodePointer } from './record.js';
+import { generationRecordSchema, recordFault, type GenerationRecord } from './record.js';
 import { FreeSpace } from './space.js';
 import type { ImageStore } from './store.js';
 import { encodeSuperblock, slotOf, type Superblock } from './superblock.js';

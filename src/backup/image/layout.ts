@@ -25,3 +25,13 @@ export interface JsonPointer {
   length: number;
   blake3: string;
 }
+
+/** Where a block-map node is, and what its bytes must hash to. */
+export interface NodePointer {
+  offset: number;
+  length: number;
+  /** 0 for a leaf; a node of level n covers 256^(n+1) blocks. */
+  level: number;
+  /** In hexadecimal. */
+  hash: string;
+}

@@ -1,5 +1,5 @@
 import { hashLengthBytes, type HashAlgorithm } from '../../core/core.js';
-import type { NodePointer } from './record.js';
+import type { NodePointer } from './layout.js';
 
 /** Entries per node of a block map. */
 export const FANOUT = 256;

@@ -1,7 +1,9 @@
 import { z } from 'zod';
 import type { HashAlgorithm } from '../../core/core.js';
+import { deviceIdPattern } from '../../devices/device-id.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { KiB, MiB } from '../../runtime/sizes.js';
+import type { NodePointer } from './layout.js';
 import { rootFault, type MapShape } from './map-shape.js';
 
 /**
@@ -31,7 +33,7 @@ export type Strategy = 'snapshot' | 'hold' | 'rolling';
 export type Consistency = 'group' | 'device';
 
 export interface DeviceRecord {
-  /** See {@link checkDeviceId}. */
+  /** See {@link deviceIdPattern}. */
   id: string;
   /** 0 to 2^53-1. */
   sizeBytes: number;
@@ -39,16 +41,6 @@ export interface DeviceRecord {
   blockSizeBytes: number;
   /** Root of the block map; null when the whole device is zeros. */
   root: NodePointer | null;
-}
-
-/** Where a block-map node is, and what its bytes must hash to. */
-export interface NodePointer {
-  offset: number;
-  length: number;
-  /** 0 for a leaf; a node of level n covers 256^(n+1) blocks. */
-  level: number;
-  /** In hexadecimal. */
-  hash: string;
 }
 
 /** What `rolling` copies in both of its passes counts twice. */
@@ -89,20 +81,6 @@ export const MAX_BLOCK_BYTES = 4 * MiB;
 
 /** The most devices one generation may have. */
 export const MAX_DEVICES = 65_536;
-
-/** IDs become file names, so nothing that is a path, hidden, or looks like an option. */
-export const deviceIdPattern = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$/;
-
-/** @throws CofferdamError BAD_ARGUMENT if `id` cannot name a device. */
-export function checkDeviceId(id: string): string {
-  if (!deviceIdPattern.test(id)) {
-    throw new CofferdamError(
-      'BAD_ARGUMENT',
-      `${JSON.stringify(id)} cannot name a device: use 1 to 64 of A-Z a-z 0-9 . _ - and begin with none of . and -`,
-    );
-  }
-  return id;
-}
 
 /** @throws CofferdamError BAD_ARGUMENT unless `bytes` is a power of two from 4 KiB to 4 MiB. */
 export function checkBlockSize(bytes: number): number {
