@@ -219,7 +219,12 @@ test('a cut in the middle of a flush tears no sector', async () => {
     await using device = new VolatileCacheDevice(medium);
     await device.write(0, new Uint8Array(100).fill(1));
     await device.write(0, sector(2));
-    const rule = medium.inject({ operation: 'flush', fault: { hang: true } });
+    await device.write(SECTOR_BYTES, sector(3));
+    const rule = medium.inject({
+      operation: 'write',
+      range: { offsetBytes: SECTOR_BYTES, lengthBytes: 1 },
+      fault: { hang: true },
+    });
     const flushed = expect(device.flush()).rejects.toMatchObject({ code: 'POWER_CUT' });
     await turns();
     const cut = device.powerCut({ seed });
