@@ -264,8 +264,7 @@ describe('a forged image', () => {
       node: {
         index,
         edit: (view) => {
-          let place = 16;
-          while (view.getUint8(place + 12) === 0) place += 24;
+          const place = firstEntry(view);
           // The forgery appends a record and a catalog, a page each, before the end.
           const end = original.length + 2 * 4096;
           view.setBigUint64(place, BigInt(offset === 'end' ? end - 4095 : offset), true);
@@ -276,6 +275,33 @@ describe('a forged image', () => {
     await expect(map.leaf(0)).rejects.toMatchObject({
       code: 'IMAGE_CORRUPT',
       message: expect.stringMatching(/entry \d+ makes no sense/) as string,
+    });
+  });
+
+  test('whose superblock is in the wrong slot is damaged there', async () => {
+    const image = await open({
+      superblock: (view) => view.setBigUint64(40, view.getBigUint64(40, true) + 1n, true),
+    });
+    expect(image.warnings).toEqual([expect.stringContaining('does not belong in this slot')]);
+    expect(image.generations).toEqual([]);
+  });
+
+  test.each([
+    ['no magic', 3, (view: DataView): void => view.setUint8(0, 0)],
+    ['another level', 3, (view: DataView): void => view.setUint8(8, 1)],
+    ['another algorithm', 3, (view: DataView): void => view.setUint8(9, 2)],
+    ['too many entries', 3, (view: DataView): void => view.setUint16(10, 89, true)],
+    ['something in the reserved bytes', 3, (view: DataView): void => view.setUint8(13, 1)],
+    ['an entry past the end of the device', 3, (view: DataView): void => copyEntry(view, 100)],
+    ['an entry that is zero, and not', 3, (view: DataView): void => view.setUint8(16 + 100 * 24, 1)],
+    ['an entry of a leaf in the root', 0, (view: DataView): void => view.setUint8(16 + 12, 2)],
+    ['an entry of a node in a leaf', 3, (view: DataView): void => setKind(view, 1)],
+  ])('with a node that has %s is refused', async (_what, index, edit) => {
+    const image = await open({ node: { index, edit } });
+    const map = image.blockMap(await image.record(1), 'a');
+    await expect(map.leaf(2)).rejects.toMatchObject({ code: 'IMAGE_CORRUPT' });
+    await expect(map.leaf(2)).rejects.not.toMatchObject({
+      message: expect.stringContaining('checksum') as string,
     });
   });
 
@@ -335,16 +361,8 @@ describe('a forged image', () => {
     ['with a reserved bit', 15, 1],
   ])('with an entry %s is too new', async (_what, at, value) => {
     // Leaves come after the root; the first entry in use of the first of them.
-    let place = 0;
     const image = await open({
-      node: {
-        index: 1,
-        edit: (view) => {
-          place = 16;
-          while (view.getUint8(place + 12) === 0) place += 24;
-          view.setUint8(place + at, value);
-        },
-      },
+      node: { index: 1, edit: (view) => view.setUint8(firstEntry(view) + at, value) },
     });
     const record = await image.record(1);
     await expect(image.blockMap(record, 'a').leaf(0)).rejects.toMatchObject({ code: 'IMAGE_VERSION' });
@@ -353,6 +371,22 @@ describe('a forged image', () => {
     expect(report.generations[0]?.devices[0]?.bad).toMatchObject([{ offsetBytes: 0, lengthBytes: MiB }]);
   });
 });
+
+/** The place of the first entry in use. */
+function firstEntry(view: DataView): number {
+  let place = 16;
+  while (view.getUint8(place + 12) === 0) place += 24;
+  return place;
+}
+
+function setKind(view: DataView, kind: number): void {
+  view.setUint8(firstEntry(view) + 12, kind);
+}
+
+function copyEntry(view: DataView, to: number): void {
+  const from = firstEntry(view);
+  for (let i = 0; i < 24; i++) view.setUint8(16 + to * 24 + i, view.getUint8(from + i));
+}
 
 /** The record with members of its device changed. */
 function withDevice(json: Json, members: { [member: string]: Json }): Json {

@@ -293,6 +293,33 @@ describe('writing', () => {
     expect((await image.record(3)).devices).toEqual((await image.record(2)).devices);
   });
 
+  test('a leaf that was looked at and had not changed is shared', async () => {
+    const { store, devices } = await imageOf(1);
+    const image = await BackupImage.open(store, core);
+    const [device] = (await image.record(1)).devices;
+    if (!device) throw new Error('there is no device');
+    const writer = image.beginGeneration();
+    const { id, sizeBytes, blockSizeBytes } = device;
+    const map = writer.blockMapWriter(
+      { deviceId: id, sizeBytes, blockSizeBytes, algorithm: 'xxh64' },
+      device.root,
+    );
+    await map.put(0, leafOf(Math.ceil(sizeBytes / blockSizeBytes), BlockState.Skipped));
+    const root = await map.seal();
+    expect(root).toEqual(device.root);
+    await writer.commit(recordOf([{ ...device, root }], 'xxh64', 1));
+    expect(differs((await restoreAll(await reopen(store))).get(2), devices[0]?.slice(0, 1))).toBeUndefined();
+  });
+
+  test('takes no more space than it needs, in whole pages', async () => {
+    const { store } = await imageOf(1);
+    const image = await BackupImage.open(store, core);
+    const before = store.bytes.length;
+    await writeGeneration(image, [{ id: 'a', blockSizeBytes: 4096, bytes: randomBytes(8192, 1) }]);
+    // Data, one node of 6160 bytes, the record, the catalog.
+    expect(store.bytes.length - before).toBe(8192 + 8192 + 4096 + 4096);
+  });
+
   test('a random history of incrementals, each of any earlier generation', async () => {
     const random = new Random(testSeed());
     const store = new MemoryStore();
