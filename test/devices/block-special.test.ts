@@ -1,5 +1,6 @@
 import { mkdir, open, stat, truncate, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
+import { loadCore } from '#src/core/load';
 import { BlockSpecialDevice } from '#src/devices/block-special';
 import { openDevice } from '#src/devices/open';
 import { MiB } from '#src/runtime/sizes';
@@ -125,7 +126,7 @@ for (const [operation, free] of [
     const path = directory.file('image');
     await sparseFile(path, 4 * MiB);
     await using loop = await attachLoop(path);
-    await using device = await BlockSpecialDevice.open(loop.path);
+    await using device = await BlockSpecialDevice.open(loop.path, { core: await loadCore('native') });
     await device.write(0, randomBytes(4 * MiB, 1));
     await device.flush();
     const before = (await stat(path)).blocks * 512;

@@ -102,6 +102,7 @@ for (const name of ['native', 'portable'] as const) {
 
 needs('native core')('one opener that writes, or many that read, of all processes', async () => {
   await using directory = temporaryDirectory();
+  const core = await loadCore('native');
   const path = directory.file('image');
   await writeFile(path, 'content');
   const busy = {
@@ -110,17 +111,17 @@ needs('native core')('one opener that writes, or many that read, of all processe
     message: expect.stringContaining('another process') as unknown,
   };
   {
-    await using _other = await holdOpen(path);
-    await expect(FileDevice.open(path)).rejects.toMatchObject(busy);
-    await expect(FileDevice.open(path, { readOnly: true })).rejects.toMatchObject(busy);
+    await using _other = await holdOpen(path, { core: 'native' });
+    await expect(FileDevice.open(path, { core })).rejects.toMatchObject(busy);
+    await expect(FileDevice.open(path, { core, readOnly: true })).rejects.toMatchObject(busy);
   }
   {
-    await using _other = await holdOpen(path, { readOnly: true });
-    await using _reader = await FileDevice.open(path, { readOnly: true });
-    await expect(FileDevice.open(path)).rejects.toMatchObject({ code: 'DEVICE_BUSY' });
+    await using _other = await holdOpen(path, { core: 'native', readOnly: true });
+    await using _reader = await FileDevice.open(path, { core, readOnly: true });
+    await expect(FileDevice.open(path, { core })).rejects.toMatchObject({ code: 'DEVICE_BUSY' });
   }
   // The other process is gone, and its lock with it.
-  await using _writer = await FileDevice.open(path);
+  await using _writer = await FileDevice.open(path, { core });
 });
 
 for (const [operation, free] of [
@@ -129,7 +130,10 @@ for (const [operation, free] of [
 ] as const) {
   needs('native core')(`${operation} gives space back to the file system`, async () => {
     await using directory = temporaryDirectory();
-    await using device = await FileDevice.open(directory.file('image'), { create: { sizeBytes: 4 * MiB } });
+    await using device = await FileDevice.open(directory.file('image'), {
+      create: { sizeBytes: 4 * MiB },
+      core: await loadCore('native'),
+    });
     await device.write(0, randomBytes(4 * MiB, 1));
     await device.flush();
     const before = (await stat(device.name)).blocks * 512;
@@ -145,7 +149,10 @@ for (const [operation, free] of [
 
 needs('native core')('zeroes that may not be trimmed keep their space', async () => {
   await using directory = temporaryDirectory();
-  await using device = await FileDevice.open(directory.file('image'), { create: { sizeBytes: 4 * MiB } });
+  await using device = await FileDevice.open(directory.file('image'), {
+    create: { sizeBytes: 4 * MiB },
+    core: await loadCore('native'),
+  });
   await device.write(0, randomBytes(4 * MiB, 1));
   await device.flush();
   const before = (await stat(device.name)).blocks;
@@ -181,14 +188,18 @@ test('a file that grows is the size it was', async () => {
   await expect(device.read(1000, new Uint8Array(1))).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
 });
 
-needs('root', 'mount')('a full file system is DEVICE_FULL, and the device can be used on', async () => {
+needs(
+  'root',
+  'mount',
+  'native core',
+)('a full file system is DEVICE_FULL, and the device can be used on', async () => {
   await using directory = temporaryDirectory();
   await using _mounted = await mount('-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', directory.path);
   const path = directory.file('image');
   const handle = await open(path, 'w');
   await handle.truncate(8 * MiB);
   await handle.close();
-  await using device = await FileDevice.open(path);
+  await using device = await FileDevice.open(path, { core: await loadCore('native') });
   await device.write(0, new Uint8Array(4096).fill(1));
   const full = { code: 'DEVICE_FULL', device: path, offsetBytes: MiB, lengthBytes: 4 * MiB };
   await expect(device.write(MiB, new Uint8Array(4 * MiB).fill(2))).rejects.toMatchObject(full);

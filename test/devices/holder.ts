@@ -1,15 +1,21 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import type { CoreName } from '#src/core/core';
 
 const program = `
   const { openDevice } = await import('#src/devices/open');
-  const device = await openDevice(process.argv[1], JSON.parse(process.argv[2]));
+  const { loadCore } = await import('#src/core/load');
+  const { core, ...options } = JSON.parse(process.argv[2]);
+  const device = await openDevice(process.argv[1], { ...options, core: await loadCore(core) });
   process.stdout.write('open');
   process.stdin.resume().on('end', () => process.exit());
 `;
 
 /** Has another process keep a device open until the scope ends. It does not close it: it just ends. */
-export async function holdOpen(path: string, options: { readOnly?: boolean } = {}): Promise<AsyncDisposable> {
+export async function holdOpen(
+  path: string,
+  options: { readOnly?: boolean; core?: CoreName } = {},
+): Promise<AsyncDisposable> {
   const child = spawn(
     process.execPath,
     ['--input-type=module', '--eval', program, path, JSON.stringify(options)],
