@@ -103,11 +103,3 @@ fn is_full(error: &io::Error) -> bool {
         Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG)
     )
 }
-
-/// Whether the kernel or the file system does not know the operation at all.
-pub fn is_unsupported(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EINVAL | libc::ENOTTY | libc::ENOSYS | libc::EOPNOTSUPP)
-    )
-}

@@ -60,6 +60,7 @@ impl<'f> Extents<'f> {
             return Extent::Hole { end: hole_end };
         }
         match next(self.file, data, Kind::Hole) {
+            // At least this block, even if a hole has been punched there since the first look.
             Ok(Some(hole)) => Extent::Data {
                 end: hole.max(offset + 1).next_multiple_of(self.block_size),
             },
@@ -108,7 +109,9 @@ fn next(file: &OpenFile, offset: u64, kind: Kind) -> io::Result<Option<u64>> {
     // uses.
     let found = unsafe { libc::lseek(file.fd(), from, whence) };
     match u64::try_from(found) {
-        Ok(found) => Ok(Some(found)),
+        Ok(found) if found >= offset => Ok(Some(found)),
+        // Character devices such as /dev/zero answer 0 whatever they are asked.
+        Ok(_) => Err(io::ErrorKind::Unsupported.into()),
         Err(_) => match io::Error::last_os_error() {
             error if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
             error => Err(error),

@@ -1,6 +1,5 @@
 //! Giving space back and making ranges zero without writing zeros.
 
-use crate::error::is_unsupported;
 use crate::file::OpenFile;
 use std::io;
 use std::ops::Range;
@@ -86,9 +85,17 @@ fn retried(call: impl Fn() -> libc::c_int) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 fn done_or_cannot(result: io::Result<()>) -> io::Result<bool> {
+    // EINVAL is also what a device answers to a range that is not in whole sectors.
+    const CANNOT: [i32; 4] = [libc::EINVAL, libc::ENOTTY, libc::ENOSYS, libc::EOPNOTSUPP];
     match result {
         Ok(()) => Ok(true),
-        Err(error) if is_unsupported(&error) => Ok(false),
+        Err(error)
+            if error
+                .raw_os_error()
+                .is_some_and(|errno| CANNOT.contains(&errno)) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

@@ -73,7 +73,7 @@ export interface CopyJob {
    * bytes read (no holes).
    */
   progress: BigInt64Array;
-  /** Results: a {@link BlockState} per block. */
+  /** Results: a {@link BlockState} per block; what a job that ended early did not store is `Skipped`. */
   states: Uint8Array;
   /** Results: where the block was put, in bytes; only for `Stored`. */
   offsets: Float64Array;
@@ -123,7 +123,8 @@ export interface BlockGeometry {
 
 /**
  * Errors are CofferdamErrors: SOURCE_READ_FAILED, SOURCE_SHRUNK, TARGET_FULL, TARGET_WRITE_FAILED from jobs, DEVICE_IO,
- * DEVICE_FULL or DEVICE_UNSUPPORTED from the others; offset and length are filled in, the device is not.
+ * DEVICE_FULL or DEVICE_UNSUPPORTED from the others, BAD_ARGUMENT from both. Offset and length are filled in, the device
+ * is not. They are offsets on the device, or in the image for the TARGET_ errors of a copy.
  */
 export interface Core {
   readonly name: CoreName;

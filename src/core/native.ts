@@ -2,8 +2,16 @@ import { readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { CofferdamError, messageOf, type ErrorCode } from '../runtime/errors.js';
-import { hashLengthBytes, type BlockGeometry, type Core, type CopyJob, type CopyResult } from './core.js';
-import type { HashAlgorithm, JobEnd, RestoreJob } from './core.js';
+import {
+  hashLengthBytes,
+  type BlockGeometry,
+  type CopyJob,
+  type CopyResult,
+  type Core,
+  type HashAlgorithm,
+  type JobEnd,
+  type RestoreJob,
+} from './core.js';
 
 /** What the native core must say its interface is; `INTERFACE_VERSION` of native/src/lib.rs. */
 const interfaceVersion = 1;

@@ -68,16 +68,10 @@ export function blockRange(job: CopyJob | RestoreJob, index: number): { start: n
 /** What a job stored for block `index`: bytes of the image, zeros, or undefined if it stored nothing for it. */
 export function copiedBlock(job: CopyJob, image: Uint8Array, index: number): Uint8Array | undefined {
   const { start, end } = blockRange(job, index);
-  switch (job.states[index]) {
-    case BlockState.Zero:
-      return new Uint8Array(end - start);
-    case BlockState.Stored: {
-      const offset = job.offsets[index] ?? NaN;
-      return image.subarray(offset, offset + end - start);
-    }
-    default:
-      return undefined;
-  }
+  if (job.states[index] === BlockState.Zero) return new Uint8Array(end - start);
+  if (job.states[index] !== BlockState.Stored) return undefined;
+  const offset = job.offsets[index] ?? NaN;
+  return image.subarray(offset, offset + end - start);
 }
 
 /** The hash that a job reported for block `index`, in hexadecimal. */

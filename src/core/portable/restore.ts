@@ -30,14 +30,12 @@ export class PortableRestore {
     for (let block = this.#blocks.first; block < this.#blocks.end;) {
       if (Atomics.load(cancel, 0) !== 0) return 'cancelled';
       const end = this.#runEnd(block);
-      switch (this.#state(block)) {
-        case BlockState.Stored:
-          this.#restoreStored(block, end);
-          break;
-        case BlockState.Zero:
-          if (targetFd !== undefined && zeroTarget) this.#writeZeros(targetFd, block, end);
-          this.#count(block, end, 0);
-          break;
+      const state = this.#state(block);
+      if (state === BlockState.Stored) {
+        this.#restoreStored(block, end);
+      } else if (state === BlockState.Zero) {
+        if (targetFd !== undefined && zeroTarget) this.#writeZeros(targetFd, block, end);
+        this.#count(block, end, 0);
       }
       block = end;
     }
