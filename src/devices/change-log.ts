@@ -104,16 +104,17 @@ export function* changesAfter(change: Change): Generator<Change> {
 
 /** Lays what was written after `beginning` over bytes that were read from the medium. */
 export function overlay(beginning: Change, offsetBytes: number, into: Uint8Array): void {
-  const range = { offsetBytes, lengthBytes: into.byteLength };
-  for (const change of changesAfter(beginning)) {
-    const part = intersection(change, range);
-    if (!part || change.content.kind === 'trim') continue;
-    const at = part.offsetBytes - offsetBytes;
+  const end = offsetBytes + into.byteLength;
+  // Every read walks the whole log, so what does not concern it must cost next to nothing.
+  for (let change = beginning.next; change; change = change.next) {
+    const start = Math.max(offsetBytes, change.offsetBytes);
+    const stop = Math.min(end, change.offsetBytes + change.lengthBytes);
+    if (start >= stop || change.content.kind === 'trim') continue;
     if (change.content.kind === 'zeroes') {
-      into.fill(0, at, at + part.lengthBytes);
+      into.fill(0, start - offsetBytes, stop - offsetBytes);
     } else {
-      const start = part.offsetBytes - change.offsetBytes;
-      into.set(change.content.bytes.subarray(start, start + part.lengthBytes), at);
+      const { bytes } = change.content;
+      into.set(bytes.subarray(start - change.offsetBytes, stop - change.offsetBytes), start - offsetBytes);
     }
   }
 }

@@ -166,9 +166,10 @@ export class VolatileCacheDevice implements BlockDevice {
     this.#assertPowered(power);
     // Whoever drops changes asked for its range after them, and waits for this one.
     invariant(this.#log.holds(change), 'a change stays in the log until it was written through');
+    change.reachedMedium = true;
+    if (covers(change, sectors)) return await change.applyTo(this.#inner, sectors, true);
     const older = this.#log.through(change);
     const whole = older.findLastIndex((one) => covers(one, sectors));
-    change.reachedMedium = true;
     for (const one of older.slice(Math.max(0, whole))) await one.applyTo(this.#inner, sectors, true);
   }
 
