@@ -1,9 +1,9 @@
+import { endOf, type ByteRange } from '../devices/byte-range.js';
+
 /** Bytes of a device that cannot be had from an image. */
-export interface BadRange {
-  offsetBytes: number;
-  lengthBytes: number;
+export interface BadRange extends ByteRange {
   /** Why, for people. */
-  reason: string;
+  readonly reason: string;
 }
 
 /** In order, neighbours with the same reason made one. */
@@ -11,9 +11,11 @@ export function mergeRanges(ranges: readonly BadRange[]): BadRange[] {
   const merged: BadRange[] = [];
   for (const range of ranges.toSorted((a, b) => a.offsetBytes - b.offsetBytes)) {
     const last = merged.at(-1);
-    const isNext = last && last.offsetBytes + last.lengthBytes === range.offsetBytes;
-    if (isNext && last.reason === range.reason) last.lengthBytes += range.lengthBytes;
-    else merged.push({ ...range });
+    if (last && endOf(last) === range.offsetBytes && last.reason === range.reason) {
+      merged[merged.length - 1] = { ...last, lengthBytes: last.lengthBytes + range.lengthBytes };
+    } else {
+      merged.push(range);
+    }
   }
   return merged;
 }

@@ -2,6 +2,7 @@ import { fstat } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
+import { endOf, type ByteRange } from '../devices/byte-range.js';
 import { identityOf } from '../devices/open.js';
 import { identityOfStats } from '../devices/openers.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
@@ -194,9 +195,9 @@ class DeviceRestore {
     );
   }
 
-  async #makeZero(range: { offsetBytes: number; lengthBytes: number }): Promise<void> {
+  async #makeZero(range: ByteRange): Promise<void> {
     if (this.#target.isBlank) return;
-    const end = range.offsetBytes + range.lengthBytes;
+    const end = endOf(range);
     for (let at = range.offsetBytes; at < end; at += ZERO_STEP_BYTES) {
       throwIfCancelled(this.#options.signal);
       await this.#target.device.writeZeroes(at, Math.min(ZERO_STEP_BYTES, end - at));

@@ -293,6 +293,7 @@ describe('a forged image', () => {
     ['too many entries', 3, (view: DataView): void => view.setUint16(10, 89, true)],
     ['something in the reserved bytes', 3, (view: DataView): void => view.setUint8(13, 1)],
     ['an entry past the end of the device', 3, (view: DataView): void => copyEntry(view, 100)],
+    ['a child past the end of the device', 0, (view: DataView): void => copyEntry(view, 100)],
     ['an entry that is zero, and not', 3, (view: DataView): void => view.setUint8(16 + 100 * 24, 1)],
     ['an entry of a leaf in the root', 0, (view: DataView): void => view.setUint8(16 + 12, 2)],
     ['an entry of a node in a leaf', 3, (view: DataView): void => setKind(view, 1)],

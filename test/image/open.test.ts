@@ -40,7 +40,7 @@ describe('a file', () => {
 
   test('that is empty counts as missing; its name may be a symbolic link', async () => {
     await using directory = temporaryDirectory();
-    await writeFile(directory.file('empty'), '');
+    await writeFile(directory.file('empty'), '', { mode: 0o600 });
     await symlink('empty', directory.file('link'));
     await expect(openImage(directory.file('link'), { write: true })).rejects.toMatchObject({
       code: 'NOT_AN_IMAGE',
@@ -52,6 +52,7 @@ describe('a file', () => {
     await using image = await openImage(directory.file('empty'));
     expect(image.generations).toHaveLength(1);
     expect((await readdir(directory.path)).sort()).toEqual(['empty', 'link']);
+    expect((await stat(directory.file('empty'))).mode & 0o777).toBe(0o600);
   });
 
   test('that is something else is refused and left as it is', async () => {

@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import type { Core } from '../../core/core.js';
+import type { ByteRange } from '../../devices/byte-range.js';
 import { claim, identityOfStats } from '../../devices/openers.js';
 import { openError } from '../../devices/os-error.js';
 import { CofferdamError, errnoOf, messageOf, type ErrorCode } from '../../runtime/errors.js';
@@ -27,18 +28,8 @@ export class FileStore implements ImageStore {
   }
 
   /** @throws CofferdamError DEVICE_NOT_FOUND, DEVICE_BUSY, DEVICE_IO */
-  static async open(path: string, core: Core, write: boolean): Promise<FileStore> {
-    const store = await FileStore.#openLocked(
-      path,
-      core,
-      write ? constants.O_RDWR : constants.O_RDONLY,
-      path,
-    );
-    // Whoever had the lock before us may have put another file in the place of the one that we waited for.
-    const now = identityOfStats(await stat(path, { bigint: true }));
-    if (now === identityOfStats(await store.#handle.stat({ bigint: true }))) return store;
-    await store.close();
-    throw busy(path);
+  static open(path: string, core: Core, write: boolean): Promise<FileStore> {
+    return FileStore.#openLocked(path, core, write ? constants.O_RDWR : constants.O_RDONLY, path);
   }
 
   /**
@@ -59,14 +50,17 @@ export class FileStore implements ImageStore {
     });
     let claimed: Disposable | undefined;
     try {
-      claimed = claim(identityOfStats(await handle.stat({ bigint: true })), mode);
+      const identity = identityOfStats(await handle.stat({ bigint: true }));
+      claimed = claim(identity, mode);
       // The lock goes away with the handle.
       if (!claimed || core.lock(handle.fd, mode) === 'busy') throw busy(name);
+      // Whoever had the lock before us may have put another file in the place of this one.
+      if (identityOfStats(await stat(path, { bigint: true })) !== identity) throw busy(name);
       return new FileStore(name, handle, write, claimed);
     } catch (error) {
       claimed?.[Symbol.dispose]();
       await handle.close();
-      throw error;
+      throw openError(name, error);
     }
   }
 
@@ -79,30 +73,27 @@ export class FileStore implements ImageStore {
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
-    let done = 0;
-    while (done < into.length) {
-      const position = offsetBytes + done;
-      const { bytesRead } = await this.#handle
-        .read(into, done, into.length - done, position)
-        .catch((error: unknown) => {
-          throw this.#failure('DEVICE_IO', 'reading', position, into.length - done, error);
-        });
-      if (bytesRead === 0) throw this.#truncated(position, into.length - done);
-      done += bytesRead;
+    for (let done = 0; done < into.length;) {
+      const rest = { offsetBytes: offsetBytes + done, lengthBytes: into.length - done };
+      try {
+        const { bytesRead } = await this.#handle.read(into, done, rest.lengthBytes, rest.offsetBytes);
+        if (bytesRead === 0) throw this.#endsBefore(rest);
+        done += bytesRead;
+      } catch (error) {
+        throw this.#failure('DEVICE_IO', 'reading', error, rest);
+      }
     }
   }
 
   async write(offsetBytes: number, bytes: Uint8Array): Promise<void> {
-    let done = 0;
-    while (done < bytes.length) {
-      const position = offsetBytes + done;
-      const { bytesWritten } = await this.#handle
-        .write(bytes, done, bytes.length - done, position)
-        .catch((error: unknown) => {
-          const code = isFull(error) ? 'TARGET_FULL' : 'TARGET_WRITE_FAILED';
-          throw this.#failure(code, 'writing', position, bytes.length - done, error);
-        });
-      done += bytesWritten;
+    for (let done = 0; done < bytes.length;) {
+      const rest = { offsetBytes: offsetBytes + done, lengthBytes: bytes.length - done };
+      try {
+        const { bytesWritten } = await this.#handle.write(bytes, done, rest.lengthBytes, rest.offsetBytes);
+        done += bytesWritten;
+      } catch (error) {
+        throw this.#failure(writeCode(error), 'writing', error, rest);
+      }
     }
   }
 
@@ -110,14 +101,7 @@ export class FileStore implements ImageStore {
     try {
       await this.#handle.sync();
     } catch (error) {
-      // Some file systems find out only now that they have no room.
-      throw this.#failure(
-        isFull(error) ? 'TARGET_FULL' : 'TARGET_WRITE_FAILED',
-        'sync',
-        undefined,
-        undefined,
-        error,
-      );
+      throw this.#failure(writeCode(error), 'sync', error);
     }
   }
 
@@ -134,33 +118,16 @@ export class FileStore implements ImageStore {
     return this.close();
   }
 
-  #truncated(offsetBytes: number, lengthBytes: number): CofferdamError {
-    const { name } = this;
-    return new CofferdamError(
-      'IMAGE_TRUNCATED',
-      `${name} ends at ${offsetBytes}, in the middle of what was to be read`,
-      {
-        device: name,
-        offsetBytes,
-        lengthBytes,
-      },
-    );
+  #endsBefore(range: ByteRange): CofferdamError {
+    const what = `ends at ${range.offsetBytes}, in the middle of what was to be read`;
+    return new CofferdamError('IMAGE_TRUNCATED', `${this.name} ${what}`, { device: this.name, ...range });
   }
 
-  #failure(
-    code: ErrorCode,
-    what: string,
-    offsetBytes: number | undefined,
-    lengthBytes: number | undefined,
-    cause: unknown,
-  ): CofferdamError {
-    const place = offsetBytes === undefined ? '' : ` ${lengthBytes} bytes at ${offsetBytes}`;
-    return new CofferdamError(code, `${this.name}: ${what}${place} failed: ${messageOf(cause)}`, {
-      device: this.name,
-      ...(offsetBytes === undefined ? {} : { offsetBytes }),
-      ...(lengthBytes === undefined ? {} : { lengthBytes }),
-      cause,
-    });
+  #failure(code: ErrorCode, what: string, cause: unknown, range?: ByteRange): CofferdamError {
+    if (cause instanceof CofferdamError) return cause;
+    const place = range ? ` ${range.lengthBytes} bytes at ${range.offsetBytes}` : '';
+    const message = `${this.name}: ${what}${place} failed: ${messageOf(cause)}`;
+    return new CofferdamError(code, message, { device: this.name, ...range, cause });
   }
 }
 
@@ -174,6 +141,7 @@ function busy(path: string): CofferdamError {
   );
 }
 
-function isFull(error: unknown): boolean {
-  return ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(errnoOf(error) ?? '');
+/** Some file systems find out only on a sync that they have no room. */
+function writeCode(error: unknown): ErrorCode {
+  return ['ENOSPC', 'EDQUOT', 'EFBIG'].includes(errnoOf(error) ?? '') ? 'TARGET_FULL' : 'TARGET_WRITE_FAILED';
 }

@@ -63,6 +63,11 @@ export class GenerationWriter {
     this.#onEnd = onEnd;
   }
 
+  /** What the image is, for messages. */
+  get imageName(): string {
+    return this.#store.name;
+  }
+
   /** One word: the next free byte of the image. Worker threads take whole multiples of 4096 bytes from it. */
   get cursor(): BigInt64Array<SharedArrayBuffer> {
     return this.#space.cursor;

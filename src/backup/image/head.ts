@@ -155,8 +155,8 @@ function freeFrom(
   sizeBytes: number,
 ): number | undefined {
   const ends = valid.map((superblock) => superblock.endBytes);
-  if (slotWarnings(store, slots).length > 0) {
-    // What a damaged slot refers to is somewhere in the file, so all of the file is left alone.
+  if (slotWarnings(store, slots).length > 0 || slots.some((slot) => slot.kind === 'newer')) {
+    // What such a slot refers to is somewhere in the file, so all of the file is left alone.
     if (store.capacityBytes !== Infinity) return undefined;
     ends.push(sizeBytes);
   }

@@ -1,4 +1,5 @@
 import { hashLengthBytes, type HashAlgorithm } from '../../core/core.js';
+import type { ByteRange } from '../../devices/byte-range.js';
 import type { NodePointer } from './layout.js';
 
 /** Entries per node of a block map. */
@@ -47,11 +48,7 @@ export function blockLength(shape: MapShape, block: number): number {
 }
 
 /** The bytes of the device that a range of blocks stands for. */
-export function byteRange(
-  shape: MapShape,
-  firstBlock: number,
-  blocks: number,
-): { offsetBytes: number; lengthBytes: number } {
+export function byteRange(shape: MapShape, firstBlock: number, blocks: number): ByteRange {
   const offsetBytes = firstBlock * shape.blockSizeBytes;
   const endBytes = Math.min((firstBlock + blocks) * shape.blockSizeBytes, shape.sizeBytes);
   return { offsetBytes, lengthBytes: endBytes - offsetBytes };

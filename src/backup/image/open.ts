@@ -1,5 +1,5 @@
 import type { Stats } from 'node:fs';
-import { realpath, stat, unlink } from 'node:fs/promises';
+import { chmod, realpath, stat, unlink } from 'node:fs/promises';
 import type { Core } from '../../core/core.js';
 import { loadCore } from '../../core/load.js';
 import { openDevice } from '../../devices/open.js';
@@ -60,7 +60,12 @@ async function replaceEmpty(path: string, core: Core): Promise<BackupImage | und
   const target = await realpath(path);
   await using empty = await FileStore.open(target, core, true);
   if ((await empty.sizeBytes()) > 0) return undefined;
-  return await makeAside(target, core, (aside) => publishOver(aside, target));
+  const { mode } = await stat(target);
+  return await makeAside(target, core, async (aside) => {
+    // Who may read the backup is what the empty file was made to say.
+    await chmod(aside, mode & 0o7777);
+    await publishOver(aside, target);
+  });
 }
 
 /** @returns the new image, open. */

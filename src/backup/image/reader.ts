@@ -16,19 +16,6 @@ export class ImageReader {
     readonly endBytes: number,
   ) {}
 
-  /** @throws CofferdamError IMAGE_CORRUPT unless the range lies in the image's extents. */
-  checkRange(offset: number, length: number, what: string): void {
-    if (this.holds(offset, length)) return;
-    throw this.error(
-      'IMAGE_CORRUPT',
-      `${what} is said to be outside the image, which ends at ${this.endBytes}`,
-      {
-        offset,
-        length,
-      },
-    );
-  }
-
   /** Whether the range lies in the image's extents. */
   holds(offset: number, length: number): boolean {
     return offset >= DATA_START && offset <= this.endBytes - length;
@@ -46,7 +33,10 @@ export class ImageReader {
     hash: Uint8Array,
     what: string,
   ): Promise<Uint8Array> {
-    this.checkRange(offset, length, what);
+    if (!this.holds(offset, length)) {
+      const message = `${what} is said to be outside the image, which ends at ${this.endBytes}`;
+      throw this.error('IMAGE_CORRUPT', message, { offset, length });
+    }
     const bytes = new Uint8Array(length);
     await this.store.read(offset, bytes);
     if (Buffer.compare(this.core.hash(algorithm, bytes), hash) !== 0) {
