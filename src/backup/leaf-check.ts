@@ -14,7 +14,7 @@ export interface LeafCheckContext {
   pool: CopyPool;
   shape: MapShape;
   /** Where to write the blocks that are right; absent: only check them. */
-  target: Pick<RestoreTarget, 'device' | 'isBlank'> | undefined;
+  target: Pick<RestoreTarget, 'path' | 'device' | 'isBlank'> | undefined;
   /** Two words, as {@link RestoreJob.progress} wants them. */
   counters: BigInt64Array;
   /** One word; not zero means stop. */
@@ -54,20 +54,23 @@ async function checkOnPool(
 ): Promise<Uint8Array> {
   const { pool, shape, target, cancel, counters } = context;
   const faults = new Uint8Array(new SharedArrayBuffer(blocks.states.length));
-  await pool.restore(shape.deviceId, {
-    imageFd,
-    targetFd: target?.device.nativeSource?.fd,
-    zeroTarget: target !== undefined && !target.isBlank,
-    deviceSizeBytes: shape.sizeBytes,
-    blockSizeBytes: shape.blockSizeBytes,
-    firstBlock,
-    blockCount: blocks.states.length,
-    algorithm: shape.algorithm,
-    ...blocks,
-    cancel,
-    progress: counters,
-    faults,
-  });
+  await pool.restore(
+    { device: shape.deviceId, target: target?.path },
+    {
+      imageFd,
+      targetFd: target?.device.nativeSource?.fd,
+      zeroTarget: target !== undefined && !target.isBlank,
+      deviceSizeBytes: shape.sizeBytes,
+      blockSizeBytes: shape.blockSizeBytes,
+      firstBlock,
+      blockCount: blocks.states.length,
+      algorithm: shape.algorithm,
+      ...blocks,
+      cancel,
+      progress: counters,
+      faults,
+    },
+  );
   return faults;
 }
 

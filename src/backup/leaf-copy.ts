@@ -120,26 +120,29 @@ export class LeafCopy {
       writer.sinkFd === undefined
         ? { bytes: new Uint8Array(new SharedArrayBuffer((to - from) * blockSizeBytes)) }
         : { fd: writer.sinkFd };
-    const result = await pool.copy(this.#device.id, {
-      source,
-      deviceSizeBytes: device.sizeBytes,
-      blockSizeBytes,
-      firstBlock: this.#firstBlock + from,
-      blockCount: to - from,
-      algorithm,
-      selected: direct && this.#source.selected,
-      preserved: direct?.marks?.preserved,
-      copied: direct?.marks?.copied,
-      barrier: direct?.barrier,
-      sink,
-      cursor: writer.cursor,
-      capacityBytes: Math.min(writer.capacityBytes, Number.MAX_SAFE_INTEGER),
-      cancel: this.#device.cancel,
-      progress: this.#device.counters,
-      states: this.#blocks.states.subarray(from, to),
-      offsets: this.#blocks.offsets.subarray(from, to),
-      hashes: this.#blocks.hashes.subarray(from * hashBytes, to * hashBytes),
-    });
+    const result = await pool.copy(
+      { device: this.#device.id, target: writer.imageName },
+      {
+        source,
+        deviceSizeBytes: device.sizeBytes,
+        blockSizeBytes,
+        firstBlock: this.#firstBlock + from,
+        blockCount: to - from,
+        algorithm,
+        selected: direct && this.#source.selected,
+        preserved: direct?.marks?.preserved,
+        copied: direct?.marks?.copied,
+        barrier: direct?.barrier,
+        sink,
+        cursor: writer.cursor,
+        capacityBytes: Math.min(writer.capacityBytes, Number.MAX_SAFE_INTEGER),
+        cancel: this.#device.cancel,
+        progress: this.#device.counters,
+        states: this.#blocks.states.subarray(from, to),
+        offsets: this.#blocks.offsets.subarray(from, to),
+        hashes: this.#blocks.hashes.subarray(from * hashBytes, to * hashBytes),
+      },
+    );
     if (result.end === 'barrier-lost') await this.#source.assertIntact();
     throwIfCancelled(this.#device.signal);
     invariant(result.end === 'done', `a copy job ended as ${result.end} for no reason that the caller knows`);

@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import type { CopyJob, CopyResult, Core, JobEnd, RestoreJob } from '../core/core.js';
 import { loadCore } from '../core/load.js';
-import { errorFromMessage } from '../runtime/error-message.js';
+import { errorFromMessage, type JobNames } from '../runtime/error-message.js';
 import { invariant } from '../runtime/errors.js';
 import type { PoolReply, PoolTask } from './worker.js';
 
@@ -44,23 +44,21 @@ export class CopyPool implements AsyncDisposable {
     }
   }
 
-  /** @param device ID of the source, for errors. */
-  async copy(device: string, job: CopyJob): Promise<CopyResult> {
-    const reply = await this.#run(device, { core: this.core.name, copy: job });
+  async copy(names: JobNames, job: CopyJob): Promise<CopyResult> {
+    const reply = await this.#run(names, { core: this.core.name, copy: job });
     invariant('copied' in reply, 'a copy task was answered by something else');
     return reply.copied;
   }
 
-  /** @param device ID of the device, for errors. */
-  async restore(device: string, job: RestoreJob): Promise<JobEnd> {
-    const reply = await this.#run(device, { core: this.core.name, restore: job });
+  async restore(names: JobNames, job: RestoreJob): Promise<JobEnd> {
+    const reply = await this.#run(names, { core: this.core.name, restore: job });
     invariant('restored' in reply, 'a restore task was answered by something else');
     return reply.restored;
   }
 
-  async #run(device: string, task: PoolTask): Promise<PoolReply> {
+  async #run(names: JobNames, task: PoolTask): Promise<PoolReply> {
     const reply = await this.#threads.run(task);
-    if ('failed' in reply) throw errorFromMessage(reply.failed, device);
+    if ('failed' in reply) throw errorFromMessage(reply.failed, names);
     return reply;
   }
 

@@ -18,12 +18,22 @@ export function errorToMessage(error: unknown): ErrorMessage {
   };
 }
 
-/** The error again, on the receiving side, where it is known which device it is about: `device` is its ID. */
-export function errorFromMessage(message: ErrorMessage, device: string): Error {
-  if (message.code === undefined) return new Error(message.message);
-  return new CofferdamError(message.code, `device ${device}: ${message.message}`, {
-    device,
-    ...(message.offsetBytes === undefined ? {} : { offsetBytes: message.offsetBytes }),
-    ...(message.lengthBytes === undefined ? {} : { lengthBytes: message.lengthBytes }),
+/** What a job is about, for its errors. */
+export interface JobNames {
+  /** ID of the device that is copied or restored. */
+  device: string;
+  /** The image of a copy, or the path that a restore writes to. */
+  target: string | undefined;
+}
+
+/** The error again, on the receiving side, where it is known what the job is about. */
+export function errorFromMessage(message: ErrorMessage, names: JobNames): Error {
+  const { code, offsetBytes, lengthBytes } = message;
+  if (code === undefined) return new Error(message.message);
+  const target = code.startsWith('TARGET_') ? names.target : undefined;
+  return new CofferdamError(code, `${target ?? `device ${names.device}`}: ${message.message}`, {
+    device: target ?? names.device,
+    ...(offsetBytes === undefined ? {} : { offsetBytes }),
+    ...(lengthBytes === undefined ? {} : { lengthBytes }),
   });
 }

@@ -3,6 +3,7 @@ import { open, unlink, type FileHandle } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SharedBitmap } from '../core/bitmap.js';
+import { isZero } from '../core/portable/zero.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { formatBytes, GiB, MiB } from '../runtime/sizes.js';
 
@@ -42,19 +43,21 @@ export class PreImageStore implements AsyncDisposable {
     };
   }
 
-  putZero(block: number): void {
-    this.#zeros.add(block);
-  }
-
   /**
-   * Keeps a copy of `bytes`, the whole old content of `block`.
+   * Keeps `bytes`, the whole old content of `block`. The caller leaves them alone from now on.
    *
    * @throws CofferdamError SNAPSHOT_BROKEN when both limits are reached or the spill file cannot be written.
    */
   async put(block: number, bytes: Uint8Array): Promise<void> {
+    if (isZero(bytes)) {
+      this.#zeros.add(block);
+      return;
+    }
     if (this.#memoryUsedBytes + bytes.length <= this.#limits.memoryBytes) {
       this.#memoryUsedBytes += bytes.length;
-      this.#inMemory.set(block, bytes.slice());
+      // A part would keep the whole that it is of in memory.
+      const isWhole = bytes.length === bytes.buffer.byteLength;
+      this.#inMemory.set(block, isWhole ? bytes : bytes.slice());
       return;
     }
     const slot = this.#freeSlots.pop() ?? this.#newSlot();

@@ -185,14 +185,7 @@ export class Snapshot implements CutSource {
   async #save(first: number, end: number): Promise<void> {
     const offsetBytes = first * this.blockSizeBytes;
     const endBytes = Math.min(end * this.blockSizeBytes, this.#live.sizeBytes);
-    const extents = await this.#live.allocation(offsetBytes, endBytes - offsetBytes);
-    if (extents.every((extent) => extent.kind === 'zero')) {
-      for (let block = first; block < end; block++) {
-        this.#preImages.putZero(block);
-        this.preserved.add(block);
-      }
-      return;
-    }
+    // Not asked for its allocation first: to find where a hole begins may take longer than to read what is there.
     const bytes = new Uint8Array(endBytes - offsetBytes);
     await this.#live.read(offsetBytes, bytes);
     for (let block = first; block < end; block++) {

@@ -223,9 +223,9 @@ describe('targets and sources', () => {
     await run('mkdir', directory.file('small'));
     await using _mount = await mount('-t', 'tmpfs', '-o', 'size=2M', 'tmpfs', directory.file('small'));
     const backup = await runCli(['backup', '--to', directory.file('small/x'), '--device', directory.disk]);
-    expectFailure(backup, 'TARGET_FULL');
+    expect(expectFailure(backup, 'TARGET_FULL')).toContain(`TARGET_FULL: ${directory.file('small/x')}: `);
     const restore = await runCli(['restore', directory.image, '--to-dir', directory.file('small/out')]);
-    expectFailure(restore, 'TARGET_FULL');
+    expect(expectFailure(restore, 'TARGET_FULL')).toContain(`TARGET_FULL: ${directory.file('small/out')}/`);
     expect(await run('find', directory.file('small'), '-name', '*.img')).toBe('');
   });
 
