@@ -4,7 +4,7 @@ import { CofferdamError } from '../runtime/errors.js';
 export function cancellation(signal: AbortSignal): CofferdamError {
   const reason: unknown = signal.reason;
   if (reason instanceof CofferdamError) return reason;
-  return new CofferdamError('CANCELLED', 'the operation was cancelled; nothing was committed', {
+  return new CofferdamError('CANCELLED', 'cancelled before it was done', {
     cause: reason,
   });
 }

@@ -1,10 +1,11 @@
-import { BlockState, hashLengthBytes, type CopyJob, type HashAlgorithm } from '../core/core.js';
+import { BlockState, hashLengthBytes, type CopyJob } from '../core/core.js';
 import { CofferdamError, invariant, messageOf } from '../runtime/errors.js';
 import { MiB } from '../runtime/sizes.js';
 import type { CutSource } from '../servers/control.js';
 import { throwIfCancelled } from './cancellation.js';
 import type { CopyContext, DeviceCopy } from './copy-context.js';
-import { LEAF_BLOCKS, type LeafBlocks } from './image/block-map.js';
+import { newLeafBlocks, type LeafBlocks } from './image/block-map.js';
+import { LEAF_BLOCKS } from './image/map-shape.js';
 
 /** The most that is read through a device, or passed to a sink without a descriptor, at a time. */
 const BUFFER_BYTES = 4 * MiB;
@@ -171,15 +172,6 @@ export class LeafCopy {
       if (state === BlockState.Zero) statistics.zeroBytes += lengthBytes;
     });
   }
-}
-
-/** Arrays in shared memory, so that jobs on worker threads fill them in place. */
-function newLeafBlocks(count: number, algorithm: HashAlgorithm): LeafBlocks {
-  return {
-    states: new Uint8Array(new SharedArrayBuffer(count)),
-    offsets: new Float64Array(new SharedArrayBuffer(count * 8)),
-    hashes: new Uint8Array(new SharedArrayBuffer(count * hashLengthBytes[algorithm])),
-  };
 }
 
 /** The maximal runs [start, end) within [from, to) in which `belongs` holds. */

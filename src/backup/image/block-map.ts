@@ -16,8 +16,6 @@ import {
   type MapShape,
 } from './map-shape.js';
 
-export { LEAF_BLOCKS } from './map-shape.js';
-
 /**
  * The blocks under one leaf: 256, or fewer at the end of the device. Arrays have one entry per block and, when read
  * from an image, lie in shared memory, so that jobs on worker threads can use them in place.
