@@ -1,8 +1,15 @@
 //! Where a file has data and where holes, by SEEK_DATA and SEEK_HOLE (lseek(2)).
+//!
+//! SEEK_HOLE knows no bound: it goes over all the data up to the next hole, wherever that is, extent by extent or, in
+//! tmpfs, page by page. Asked for every few blocks of a large file, that takes longer than copying them. So the end of
+//! data is found with SEEK_DATA, step by step and only as far as it matters; a hole within a step counts as data.
 
 use crate::file::OpenFile;
 use std::io;
 use std::ops::Range;
+
+/// Length of such a step in bytes.
+const STEP: u64 = 64 << 10;
 
 /// What begins at an offset and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +43,20 @@ impl<'f> Extents<'f> {
         }
     }
 
-    /// The extent that holds the block at `offset`, which is a multiple of the block size.
-    pub fn at(&mut self, offset: u64) -> Extent {
+    /// The extent that holds the block at `offset`, which is a multiple of the block size. Data is followed no further
+    /// than `limit`.
+    pub fn at(&mut self, offset: u64, limit: u64) -> Extent {
+        let mut extent = self.step_at(offset);
+        while let Extent::Data { end } = extent
+            && end < limit
+            && let Extent::Data { end } = self.step_at(end)
+        {
+            extent = Extent::Data { end };
+        }
+        extent
+    }
+
+    fn step_at(&mut self, offset: u64) -> Extent {
         if let Some((start, extent)) = self.known
             && (start..extent.end()).contains(&offset)
         {
@@ -59,15 +78,15 @@ impl<'f> Extents<'f> {
         if hole_end > offset {
             return Extent::Hole { end: hole_end };
         }
-        match next(self.file, data, Kind::Hole) {
-            // At least this block, even if a hole has been punched there since the first look.
-            Ok(Some(hole)) => Extent::Data {
-                end: hole.max(offset + 1).next_multiple_of(self.block_size),
-            },
-            // The file ends here now. Reading it will tell.
-            _ => Extent::Data { end: u64::MAX },
+        Extent::Data {
+            end: step_end(offset, self.block_size.max(STEP)),
         }
     }
+}
+
+/// Where the step that holds the byte at `offset` ends.
+fn step_end(offset: u64, step: u64) -> u64 {
+    (offset / step + 1).saturating_mul(step)
 }
 
 /// The parts of `within` that are data, in order. All of it where holes cannot be told.

@@ -84,7 +84,8 @@ impl Supply<'_> {
                 extents,
                 buffer,
             } => {
-                let end = match extents.at(blocks.range(wanted.start).start) {
+                let span = blocks.span(wanted.start, end);
+                let end = match extents.at(span.start, span.end) {
                     Extent::Hole { end } => {
                         let end = wanted.end.min(blocks.block_at(end));
                         return Ok(Fetched::Hole { end });
