@@ -92,6 +92,8 @@ impl CopyArguments {
                 file: file(fd, "sink.fd")?,
                 cursor: self.cursor.word(0, "cursor")?,
                 capacity: whole(self.capacity_bytes, "capacityBytes")?,
+                // Under a barrier clients wait for the job, so it does not wait for the medium.
+                write_back: self.barrier.is_none(),
             }),
             (None, Some(memory)) => {
                 let memory = memory.writable();

@@ -17,6 +17,9 @@ pub enum Sink<'a> {
         file: OpenFile,
         cursor: &'a AtomicI64,
         capacity: u64,
+        /// Whether to bring segments to the medium from the moment they are written. It brings forward the end of a
+        /// backup, which syncs, but may make the job wait for the medium.
+        write_back: bool,
     },
     /// Memory for all blocks of the job.
     Memory(Memory<'a>),
@@ -108,14 +111,19 @@ impl Segment {
                 file,
                 cursor,
                 capacity,
+                write_back,
             } => {
                 let start = take_space(cursor, *capacity, self.length)?;
                 let mut pieces: Vec<_> = self
                     .pieces()
                     .map(|place| IoSlice::new(&memory[place]))
                     .collect();
+                let range = range_of(start, self.length);
                 file.write(start, &mut pieces)
-                    .map_err(|error| Failure::of_write(&error, range_of(start, self.length)))?;
+                    .map_err(|error| Failure::of_write(&error, range.clone()))?;
+                if *write_back {
+                    file.start_write_back(&range);
+                }
                 start
             }
             Sink::Memory(target) => {
