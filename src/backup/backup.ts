@@ -122,8 +122,8 @@ function checkOptions(options: BackupOptions): Plan {
     seen.add(id);
   }
   for (const [what, value] of Object.entries({ maxStallMs, limitBytesPerSecond, workers })) {
-    if (value !== undefined && !(value > 0))
-      throw new CofferdamError('BAD_ARGUMENT', `${what} must be above 0, not ${value}`);
+    if (value !== undefined && !(value > 0 && value < Infinity))
+      throw new CofferdamError('BAD_ARGUMENT', `${what} must be a number above 0, not ${value}`);
   }
   if (workers !== undefined && !Number.isInteger(workers)) {
     throw new CofferdamError('BAD_ARGUMENT', `workers must be a whole number, not ${workers}`);

@@ -47,6 +47,7 @@ export class GroupCut implements AsyncDisposable {
   #allConfirmedAtMs = 0;
   #firstReleaseAtMs: number | undefined;
   #lastReleasedAtMs = 0;
+  #isFinished = false;
 
   private constructor(servers: readonly ServerControl[], epoch: number, options: GroupCutOptions) {
     this.#servers = servers;
@@ -111,6 +112,7 @@ export class GroupCut implements AsyncDisposable {
     this.#stopTimers();
     this.#assertInTime();
     this.#assertHeld();
+    this.#isFinished = true;
     return this.#certificate();
   }
 
@@ -122,6 +124,9 @@ export class GroupCut implements AsyncDisposable {
       this.#ended.abort(new CofferdamError('CANCELLED', 'the cut was abandoned'));
     await Promise.allSettled([...this.#sources.values()].map((source) => source.close()));
     this.#sources.clear();
+    if (this.#isFinished || !this.#options.trackChanges) return;
+    // Nobody will ever collect the changes since a cut that failed.
+    await Promise.allSettled(this.#servers.map((server) => server.stopTracking(this.ticket.epoch)));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -68,7 +68,7 @@ export class LeafCopy {
     const { selected } = this.#source;
     if (!selected) return true;
     const block = this.#firstBlock + index;
-    return ((selected[block >>> 5] ?? 0) & (1 << (block & 31))) !== 0;
+    return ((selected[Math.floor(block / 32)] ?? 0) & (1 << (block & 31))) !== 0;
   }
 
   /** Copies blocks [from, to) of this leaf through the source's device. */

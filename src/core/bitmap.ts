@@ -13,23 +13,23 @@ export class SharedBitmap {
   }
 
   has(bit: number): boolean {
-    return (Atomics.load(this.words, bit >>> 5) & (1 << (bit & 31))) !== 0;
+    return (Atomics.load(this.words, wordOf(bit)) & (1 << (bit & 31))) !== 0;
   }
 
   /** Sets the bit and says whether it was clear before. */
   add(bit: number): boolean {
     const mask = 1 << (bit & 31);
-    return (Atomics.or(this.words, bit >>> 5, mask) & mask) === 0;
+    return (Atomics.or(this.words, wordOf(bit), mask) & mask) === 0;
   }
 
   /** Sets every bit in [from, to). */
   addRange(from: number, to: number): void {
     let bit = from;
     while (bit < to) {
-      const end = Math.min(to, (bit | 31) + 1);
+      const end = Math.min(to, (wordOf(bit) + 1) * 32);
       const count = end - bit;
       const mask = count === 32 ? -1 : ((1 << count) - 1) << (bit & 31);
-      Atomics.or(this.words, bit >>> 5, mask);
+      Atomics.or(this.words, wordOf(bit), mask);
       bit = end;
     }
   }
@@ -53,4 +53,9 @@ export class SharedBitmap {
     for (let i = 0; i < this.words.length; i++) Atomics.and(result.words, i, ~Atomics.load(this.words, i));
     return result;
   }
+}
+
+/** Not a shift, which would cut a number off at 32 bits: large devices have more blocks than that. */
+function wordOf(bit: number): number {
+  return Math.floor(bit / 32);
 }

@@ -9,11 +9,25 @@ export interface Clock {
   setTimer(delayMs: number, action: () => void): Disposable;
 }
 
+const LONGEST_TIMEOUT_MS = 2 ** 31 - 1;
+
 export const realClock: Clock = {
   nowMs: () => performance.now(),
   setTimer(delayMs, action) {
-    const timer = setTimeout(action, delayMs);
-    return { [Symbol.dispose]: () => clearTimeout(timer) };
+    // Node fires a timer that is too long for 32 bits at once, so a long delay is waited for in parts.
+    const part = Math.min(delayMs, LONGEST_TIMEOUT_MS);
+    const next = (): void => {
+      if (delayMs > part) rest = realClock.setTimer(delayMs - part, action);
+      else action();
+    };
+    let rest: Disposable | undefined;
+    const timer = setTimeout(next, part);
+    return {
+      [Symbol.dispose]: () => {
+        clearTimeout(timer);
+        rest?.[Symbol.dispose]();
+      },
+    };
   },
 };
 

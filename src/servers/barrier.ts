@@ -1,4 +1,4 @@
-import { CofferdamError } from '../runtime/errors.js';
+import { CofferdamError, invariant } from '../runtime/errors.js';
 import type { Clock } from '../runtime/clock.js';
 import type { CutTicket, ReleaseAnswer } from './control.js';
 
@@ -110,15 +110,18 @@ export class WriteBarrier {
     this.#lease(hold, leaseMs);
   }
 
-  /**
-   * Resolves when every request admitted before the barrier went up has finished.
-   *
-   * @throws CofferdamError CUT_ABORTED if the hold ends first.
-   */
+  /** Resolves when every request admitted before the barrier went up has finished, or the hold has ended. */
   async drained(hold: Hold): Promise<void> {
-    while (this.#inFlight > 0 && this.#hold === hold) {
-      await new Promise<void>((wake) => this.#idleWaiters.push(wake));
-    }
+    while (this.#inFlight > 0 && this.#hold === hold) await this.#idleOrEnded();
+  }
+
+  /**
+   * Ends a cut: its contents are about to be fixed. The caller fixes them in the same turn, before anything else can
+   * happen to the barrier; between the end of the drain and this call it may have come down again.
+   *
+   * @throws CofferdamError CUT_ABORTED if it has.
+   */
+  confirm(hold: Hold): void {
     if (this.#hold !== hold) {
       throw new CofferdamError(
         'CUT_ABORTED',
@@ -126,6 +129,8 @@ export class WriteBarrier {
         { device: this.#name },
       );
     }
+    invariant(this.#inFlight === 0, 'contents are fixed only when nothing is in flight');
+    hold.confirmed = true;
   }
 
   /** Lowers the barrier of this cut, if it is up, and says how it was held. May be repeated. */
@@ -156,7 +161,11 @@ export class WriteBarrier {
 
   /** Resolves when no admitted request is unfinished. */
   async idle(): Promise<void> {
-    while (this.#inFlight > 0) await new Promise<void>((wake) => this.#idleWaiters.push(wake));
+    while (this.#inFlight > 0) await this.#idleOrEnded();
+  }
+
+  #idleOrEnded(): Promise<void> {
+    return new Promise((wake) => this.#idleWaiters.push(wake));
   }
 
   #lease(hold: Hold, leaseMs: number): void {

@@ -151,17 +151,24 @@ async function open(config: DeviceConfig): Promise<BlockDevice> {
     case 'memory':
       return new MemoryDevice(config.size);
     case 'striped':
-      return new StripedDevice(await openAll(config.of), { stripeBytes: config.stripe });
+      return openComposite(
+        config.of,
+        (children) => new StripedDevice(children, { stripeBytes: config.stripe }),
+      );
     case 'mirrored':
-      return new MirroredDevice(await openAll(config.of));
+      return openComposite(config.of, (children) => new MirroredDevice(children));
   }
 }
 
-async function openAll(configs: readonly DeviceConfig[]): Promise<BlockDevice[]> {
+/** Opens the children and makes one device of them; closes them if either fails. */
+async function openComposite(
+  configs: readonly DeviceConfig[],
+  compose: (children: BlockDevice[]) => BlockDevice,
+): Promise<BlockDevice> {
   const opened: BlockDevice[] = [];
   try {
     for (const config of configs) opened.push(await open(config));
-    return opened;
+    return compose(opened);
   } catch (error) {
     await Promise.all(opened.map((device) => device.close()));
     throw error;

@@ -2,7 +2,7 @@ import { SharedBitmap } from '../core/bitmap.js';
 import type { BlockDevice } from '../devices/block-device.js';
 import type { VolatileCacheDevice } from '../devices/volatile-cache.js';
 import { realClock, type Clock } from '../runtime/clock.js';
-import { CofferdamError, invariant } from '../runtime/errors.js';
+import { CofferdamError } from '../runtime/errors.js';
 import { WriteBarrier, type Hold } from './barrier.js';
 import type {
   CutConfirmation,
@@ -91,14 +91,13 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     const hold = this.#barrier.raise(request, request.leaseMs);
     // 2. Drain: writes admitted before are finished, so the contents do not move any more.
     await this.#barrier.drained(hold);
-    // 3. Fix the contents, in the same turn in which the barrier was seen up and nothing in flight.
-    invariant(this.#barrier.inFlight === 0, 'contents are fixed only when nothing is in flight');
+    // 3. Fix the contents, in the same turn in which the barrier is seen up and nothing in flight.
+    this.#barrier.confirm(hold);
     const source = this.#fixContents(request, hold);
     if (request.trackChanges) {
       this.#trackers.set(request.epoch, new ChangeTracker(this.sizeBytes, request.blockSizeBytes));
     }
     // 4. Confirm.
-    hold.confirmed = true;
     return { epoch: request.epoch, source };
   }
 
@@ -129,10 +128,14 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     this.#barrier.reset('the server lost its power', lost);
     for (const snapshot of this.#snapshots) snapshot.break('the server lost its power');
     this.#trackers.clear();
-    await this.#cache?.powerCut(options);
-    // A request that the device is still busy with must not reach it after the power is back.
-    await this.#barrier.idle();
-    this.#down = undefined;
+    try {
+      // A request that the device is still busy with must not reach it, or its cache, after the power is back.
+      await this.#barrier.idle();
+      await this.#cache?.powerCut(options);
+    } finally {
+      // A server that was closed meanwhile stays so.
+      if (this.#down === lost) this.#down = undefined;
+    }
   }
 
   async close(): Promise<void> {
