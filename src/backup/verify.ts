@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { isCofferdamError } from '../runtime/errors.js';
 import { forEachParallel } from '../runtime/parallel.js';
 import { mergeRanges, type BadRange } from './bad-range.js';
@@ -7,7 +8,7 @@ import { headFaults } from './image/head.js';
 import type { BackupImage } from './image/image.js';
 import { byteRange } from './image/map-shape.js';
 import { isDamage } from './image/reader.js';
-import type { GenerationRecord } from './image/record.js';
+import type { DeviceRecord, GenerationRecord } from './image/record.js';
 import { checkLeaf, type LeafCheckContext } from './leaf-check.js';
 import { BorrowedPool, type CopyPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
@@ -110,13 +111,23 @@ async function readRecord(image: BackupImage, generation: number): Promise<Gener
 
 async function verifyGeneration(run: VerifyRun, record: GenerationRecord): Promise<VerifiedGeneration> {
   const devices: VerifiedDevice[] = [];
-  for (const { id } of record.devices) devices.push(await verifyDevice(run, record, id));
+  for (const device of record.devices) {
+    // A device of zeros needs no work that waits, and there may be very many: let others have a turn.
+    await setImmediate();
+    throwIfCancelled(run.signal);
+    devices.push(await verifyDevice(run, record, device));
+  }
   return { generation: record.generation, devices };
 }
 
-async function verifyDevice(run: VerifyRun, record: GenerationRecord, id: string): Promise<VerifiedDevice> {
+async function verifyDevice(
+  run: VerifyRun,
+  record: GenerationRecord,
+  device: DeviceRecord,
+): Promise<VerifiedDevice> {
+  const { id } = device;
   const { image, pool, signal, cancel, progress, goodLeaves } = run;
-  const map = image.blockMap(record, id);
+  const map = image.blockMap(record, device);
   const { shape } = map;
   const counters = progress.counters(id, shape.sizeBytes);
   const context: LeafCheckContext = { image, pool, shape, target: undefined, counters, cancel };

@@ -45,7 +45,7 @@ export interface WitnessRunResult {
  * @throws CofferdamError what {@link backup} throws, and BAD_ARGUMENT for areas that do not fit their devices
  */
 export async function witnessRun(options: WitnessRunOptions): Promise<WitnessRunResult> {
-  const { cluster, seed, signal, clock = realClock } = options;
+  const { cluster, seed, clock = realClock } = options;
   const header: HistoryHeader = { run: freshRun(), seed, areas: options.areas ?? wholeDevices(cluster) };
   using file = options.historyPath === undefined ? undefined : new HistoryFile(options.historyPath, header);
   const history = file?.history ?? new History(header);
@@ -58,12 +58,16 @@ export async function witnessRun(options: WitnessRunOptions): Promise<WitnessRun
 
   const stop = new AbortController();
   const running = workload.run(workloadOptions(options, stop.signal));
+  // Clients that cannot go on, as when the history's disk is full, end the run; awaiting them below throws why.
+  const broken = new AbortController();
+  running.catch((error: unknown) => broken.abort(error));
+  const signal = options.signal ? AbortSignal.any([options.signal, broken.signal]) : broken.signal;
   let copy: number;
   let result: BackupResult;
   try {
     await sleep(clock, options.beforeMs ?? 100, signal);
     copy = history.requestCopy();
-    result = await backup({ ...options, servers: cluster.servers });
+    result = await backup({ ...options, signal, servers: cluster.servers });
     history.completeCopy(copy);
     await sleep(clock, options.afterMs ?? 50, signal);
   } finally {

@@ -14,8 +14,9 @@ export interface ImageHead {
   /** Damage that was got around; empty for a sound image. */
   warnings: string[];
   /**
-   * Nothing that any generation can reach lies at or past this offset. Undefined when nobody can know: a damaged slot
-   * may refer to anything on a device whose size is fixed.
+   * Nothing that any generation can reach lies at or past this offset. Undefined when nobody can know, because a damaged
+   * slot may refer to anything on a device whose size is fixed; or when the newest state was not readable, so that a
+   * commit would drop its generation.
    */
   freeFromBytes: number | undefined;
 }
@@ -34,7 +35,12 @@ async function readSlot(store: ImageStore, core: Core, index: 0 | 1): Promise<Sl
     if (length > 0) await store.read(offset, bytes.subarray(0, length));
   } catch (error) {
     if (!isCofferdamError(error, 'DEVICE_IO')) throw error;
-    return { kind: 'damaged', reason: `it cannot be read: ${messageOf(error)}`, hasMagic: false };
+    return {
+      kind: 'damaged',
+      reason: `it cannot be read: ${messageOf(error)}`,
+      hasMagic: false,
+      isUnreadable: true,
+    };
   }
   return decodeSlot(index, bytes, core);
 }
@@ -56,7 +62,10 @@ export async function readHead(store: ImageStore, core: Core): Promise<ImageHead
       const catalog = await readCatalog(store, core, superblock);
       const isNewest = superblock === candidates[0];
       if (!isNewest) warnings.push(`${messageOf(failure)}; fell back to the state before it`);
-      return { superblock, catalog, warnings, freeFromBytes: freeFrom(store, slots, candidates, sizeBytes) };
+      // To write now would drop for good what is only hard to read today.
+      const isDropping = !isNewest || slots.some((slot) => slot.kind === 'damaged' && slot.isUnreadable);
+      const freeFromBytes = isDropping ? undefined : freeFrom(store, slots, candidates, sizeBytes);
+      return { superblock, catalog, warnings, freeFromBytes };
     } catch (error) {
       if (!isDamage(error)) throw error;
       failure ??= error;

@@ -124,9 +124,9 @@ export class BackupImage implements AsyncDisposable {
    *
    * @throws CofferdamError UNKNOWN_DEVICE
    */
-  blockMap(record: GenerationRecord, deviceId: string): BlockMap {
-    const device = findDevice(record, deviceId);
-    return new BlockMap(this.#reader(), mapShape(record, device), device.root);
+  blockMap(record: GenerationRecord, device: string | DeviceRecord): BlockMap {
+    const found = typeof device === 'string' ? findDevice(record, device) : device;
+    return new BlockMap(this.#reader(), mapShape(record, found), found.root);
   }
 
   /**
@@ -153,8 +153,8 @@ export class BackupImage implements AsyncDisposable {
     if (freeFromBytes === undefined) {
       throw refuse(
         'IMAGE_CORRUPT',
-        'a superblock slot is damaged, so what it referred to could be overwritten; ' +
-          'restore what there is and start a new image',
+        'the newest state of the image cannot be read, so another backup could overwrite or drop it; ' +
+          'try again if the medium failed for a moment, else restore what there is and start a new image',
       );
     }
     this.#writer = new GenerationWriter(this.store, this.core, this.#head, freeFromBytes, (outcome) =>
@@ -163,7 +163,17 @@ export class BackupImage implements AsyncDisposable {
     return this.#writer;
   }
 
+  /** @throws CofferdamError DEVICE_BUSY while a generation is written: its threads would write to whatever file comes next */
   async close(): Promise<void> {
+    if (this.#writer) {
+      throw new CofferdamError(
+        'DEVICE_BUSY',
+        `${this.store.name}: a generation is being written; end it first`,
+        {
+          device: this.store.name,
+        },
+      );
+    }
     await this.store.close();
   }
 

@@ -52,7 +52,13 @@ export type Slot =
   | { kind: 'valid'; superblock: Superblock }
   | { kind: 'newer'; version: number; minimumReader: number; sequence: number }
   | { kind: 'blank' }
-  | { kind: 'damaged'; reason: string; hasMagic: boolean };
+  | {
+      kind: 'damaged';
+      reason: string;
+      hasMagic: boolean;
+      /** The medium did not give it; next time it may. */
+      isUnreadable?: true;
+    };
 
 /** The slot that a superblock of this sequence number is written to; so each commit replaces the older one. */
 export function slotOf(sequence: number): 0 | 1 {
