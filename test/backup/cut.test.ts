@@ -247,6 +247,33 @@ describe('a cut that fails leaves nothing behind', () => {
     expect(clock.timers).toBe(0);
   });
 
+  test('when it is cancelled after it was to track changes', async () => {
+    const { servers, options } = group(2);
+    const cancel = new AbortController();
+    const late = new Intercepted(servers[1] as StorageServer, {
+      cut: async (request) => {
+        const confirmation = await (servers[1] as StorageServer).cut(request);
+        cancel.abort();
+        return confirmation;
+      },
+    });
+    const all = [servers[0] as StorageServer, late];
+    const raising = GroupCut.raise(all, { ...options, trackChanges: true, signal: cancel.signal });
+    await expect(raising).rejects.toMatchObject({ code: 'CANCELLED' });
+    for (const server of servers) {
+      const ticket = { epoch: 2, coordinator: 'x' };
+      const since = server.cut({
+        ...ticket,
+        leaseMs: 1,
+        fixedBy: 'barrier',
+        blockSizeBytes: BLOCK,
+        changedSinceEpoch: 1,
+      });
+      await expect(since).rejects.toMatchObject({ code: 'CUT_VOID' });
+      await server.release(ticket);
+    }
+  });
+
   test('when two coordinators arrive at the same epoch, one of them wins or none, and clients go on', async () => {
     const { servers, options } = group(4);
     const results = await Promise.allSettled([

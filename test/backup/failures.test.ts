@@ -221,6 +221,7 @@ describe('what is refused before anything is touched', () => {
     ['a block size that is no power of two', { blockSizeBytes: 5000 }],
     ['a block size too small', { blockSizeBytes: 2 * KiB }],
     ['a stall budget of nothing', { maxStallMs: 0 }],
+    ['a stall budget without bound', { maxStallMs: Infinity }],
     ['a rate of nothing', { limitBytesPerSecond: 0 }],
     ['no workers', { workers: 0 }],
     ['half a worker', { workers: 1.5 }],

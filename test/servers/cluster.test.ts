@@ -101,6 +101,16 @@ test('a cluster that cannot open one device closes the others', async () => {
   expect(again.server('a').sizeBytes).toBe(4096);
 });
 
+test('a composite that cannot be made of its children closes them', async () => {
+  await using directory = temporaryDirectory();
+  const path = directory.file('a.img');
+  await writeFile(path, new Uint8Array(4096));
+  const striped = { id: 's', device: { kind: 'striped', stripe: 1000, of: [path] } } as const;
+  await expect(openCluster({ servers: [striped] })).rejects.toMatchObject({ code: 'BAD_ARGUMENT' });
+  await using again = await openCluster({ servers: [{ id: 'a', device: path }] });
+  expect(again.server('a').sizeBytes).toBe(4096);
+});
+
 test('unknown servers and missing fault injectors are named', async () => {
   await using cluster = await openCluster({ servers: [memory('a'), memory('b')] });
   expect(() => cluster.client('c')).toThrow(/there are a, b/);
