@@ -95,8 +95,10 @@ export class HistoryFile implements Disposable {
     const fd = this.#fd;
     invariant(fd !== undefined, `${this.path} was closed, but its history still grows`);
     // Synchronous, so that the lines keep their order and memory stays bounded without holding up the writers.
-    this.#onDisk(() => writeFileSync(fd, this.#pending));
+    const lines = this.#pending;
+    // What failed once is not tried again: the failure was thrown, and the file may hold a part of it already.
     this.#pending = '';
+    if (lines !== '') this.#onDisk(() => writeFileSync(fd, lines));
   }
 
   [Symbol.dispose](): void {
