@@ -42,6 +42,30 @@ export interface BlockDevice extends AsyncDisposable {
    */
   allocation(offsetBytes: number, lengthBytes: number): Promise<Extent[]>;
   close(): Promise<void>;
+
+  /**
+   * Reads those of a batch that need not wait for a medium or for anything else, at once, before it returns. For callers
+   * with many small requests; a device without it has none that it can answer so.
+   *
+   * @param done one byte per place: set to 1 where the read was done, and left alone elsewhere. Those are to be asked for
+   * with `read`, which also tells why they fail if they do.
+   */
+  readNow?(batch: Batch, done: Uint8Array): void;
+  /**
+   * The writes of a batch, in any order, none of them with `fua`. A device without it takes them one by one. If it
+   * fails, any of them may have been applied: `write` tells which of them fail and why.
+   */
+  writeBatch?(batch: Batch): Promise<void>;
+}
+
+/** Requests of one kind whose bytes lie in one buffer. */
+export interface Batch {
+  readonly bytes: Uint8Array;
+  /**
+   * Three numbers per request: offset on the device, offset in `bytes`, length; all in bytes. The requests do not
+   * overlap in `bytes`.
+   */
+  readonly places: Float64Array;
 }
 
 export interface WriteOptions {

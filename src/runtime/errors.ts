@@ -24,6 +24,15 @@ export const errorCodes = {
   INJECTED_FAULT: 'a fault that a test injected',
   POWER_CUT: 'the emulated power was cut while the request was in flight',
 
+  // The network
+  UNKNOWN_EXPORT: 'the NBD server has no export of this name, or refuses it',
+  CONNECTION_FAILED: 'the server could not be reached',
+  CONNECTION_LOST: 'the connection was lost while the request was in flight; its outcome is unknown',
+  PROTOCOL_ERROR: 'the other side does not keep to the protocol',
+  CONTROL_FAILED: 'a control request could not be carried out',
+  UNKNOWN_JOB: 'no backup job with this number',
+  UNKNOWN_SNAPSHOT: 'no snapshot of this name',
+
   // The cut
   EPOCH_STALE: 'the epoch is not higher than the last one this server saw',
   CUT_ABORTED: 'the barrier came down before the cut was confirmed',
@@ -38,6 +47,9 @@ export const errorCodes = {
   TARGET_FULL: 'the target has no space left',
   TARGET_WRITE_FAILED: 'the target could not be written',
   TARGET_TOO_SMALL: 'the target of a restore is smaller than the device',
+
+  // Overlays
+  NOT_AN_OVERLAY: 'this is not an overlay of the device it is laid over',
 
   // The image
   NOT_AN_IMAGE: 'this is not a cofferdam backup image',
