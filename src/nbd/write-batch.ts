@@ -1,0 +1,70 @@
+import type { BlockDevice } from '../devices/block-device.js';
+import type { Request } from './request.js';
+
+/** What a batch needs from its connection. */
+export interface WriteContext {
+  device: BlockDevice;
+  succeed(request: Request): void;
+  fail(request: Request, error: unknown): void;
+}
+
+/**
+ * The writes that came whole in one packet, and so lie in one buffer. A device that can takes them in one call; what
+ * fails there is asked for again one by one, which tells which write it was and why.
+ */
+export class WriteBatch {
+  readonly #context: WriteContext;
+  #bytes: Buffer | undefined;
+  #requests: Request[] = [];
+  #places: number[] = [];
+
+  constructor(context: WriteContext) {
+    this.#context = context;
+  }
+
+  /** @param at where in `bytes` the payload begins. */
+  add(request: Request, bytes: Buffer, at: number): void {
+    if (this.#bytes !== bytes) this.run();
+    this.#bytes = bytes;
+    this.#requests.push(request);
+    this.#places.push(request.offsetBytes, at, request.lengthBytes);
+  }
+
+  /** Begins all writes that were added. */
+  run(): void {
+    const bytes = this.#bytes;
+    if (!bytes) return;
+    const requests = this.#requests;
+    const places = Float64Array.from(this.#places);
+    this.#bytes = undefined;
+    this.#requests = [];
+    this.#places = [];
+    void this.#write(requests, bytes, places);
+  }
+
+  async #write(requests: readonly Request[], bytes: Buffer, places: Float64Array): Promise<void> {
+    const { device } = this.#context;
+    if (device.writeBatch && requests.length > 1) {
+      try {
+        await device.writeBatch({ bytes, places });
+        for (const request of requests) this.#context.succeed(request);
+        return;
+      } catch {
+        // None was answered yet, so each may be written once more.
+      }
+    }
+    for (const [index, request] of requests.entries()) {
+      void this.#writeOne(request, bytes, places[3 * index + 1] ?? 0);
+    }
+  }
+
+  async #writeOne(request: Request, bytes: Buffer, at: number): Promise<void> {
+    try {
+      await this.#context.device.write(request.offsetBytes, bytes.subarray(at, at + request.lengthBytes));
+    } catch (error) {
+      this.#context.fail(request, error);
+      return;
+    }
+    this.#context.succeed(request);
+  }
+}
