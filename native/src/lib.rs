@@ -8,6 +8,7 @@
 compile_error!("offsets and lengths of devices are kept in usize, which has to have 64 bits");
 
 mod arguments;
+mod batch;
 mod bitmap;
 mod blocks;
 mod buffer;
@@ -27,19 +28,20 @@ mod space;
 mod zero;
 
 use crate::arguments::{CopyArguments, RestoreArguments, file, range};
+use crate::batch::{Cached, Place};
 use crate::error::Failure;
 use crate::hash::Algorithm;
 use crate::job::{JobEnd, expect_length};
 use crate::memory::TypedArray;
 use napi::Task;
-use napi::bindgen_prelude::{AsyncTask, Either, Env, Float64Array};
+use napi::bindgen_prelude::{AsyncTask, Either, Env, Float64Array, Uint8Array};
 use napi_derive::napi;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// Changes with every change of this file's functions, so that `src/core/native.ts` notices a stale build.
 #[napi]
-pub const INTERFACE_VERSION: u32 = 1;
+pub const INTERFACE_VERSION: u32 = 2;
 
 /// A failure as JavaScript sees it: what returns this may return it in place of its result.
 #[napi(object, object_from_js = false)]
@@ -151,6 +153,75 @@ pub fn data_ranges(fd: f64, offset_bytes: f64, length_bytes: f64) -> Answer<Floa
             .flat_map(|range| [range.start as f64, range.end as f64]);
         Float64Array::new(ends.collect())
     }))
+}
+
+/// Sets the byte of `done` to 1 for each of `places` that the page cache could answer.
+#[napi(catch_unwind)]
+pub fn read_cached(
+    fd: f64,
+    bytes: TypedArray<AtomicU8>,
+    places: TypedArray<AtomicU64>,
+    done: TypedArray<AtomicU8>,
+) -> Option<FailureObject> {
+    let read = || -> Result<(), Failure> {
+        let file = file(fd, "fd")?;
+        let bytes = bytes.shared();
+        let places = batch::places(floats(&places), bytes.len())?;
+        expect_length("done", done.shared().len(), places.len())?;
+        for (place, done) in places.iter().zip(done.shared()) {
+            match batch::read_cached(&file, place.offset, &bytes[place.bytes.clone()]) {
+                Cached::Yes => done.store(1, Relaxed),
+                Cached::No => {}
+                Cached::Unsupported => break,
+            }
+        }
+        Ok(())
+    };
+    read().err().map(FailureObject::from)
+}
+
+fn floats(numbers: &TypedArray<AtomicU64>) -> impl ExactSizeIterator<Item = f64> {
+    let bits = numbers.shared().iter();
+    bits.map(|bits| f64::from_bits(bits.load(Relaxed)))
+}
+
+/// `bytes` must not be over shared memory: a thread of libuv's pool takes them for plain bytes.
+#[napi(catch_unwind)]
+pub fn write_batch(
+    fd: f64,
+    bytes: Uint8Array,
+    places: TypedArray<AtomicU64>,
+) -> AsyncTask<WriteTask> {
+    AsyncTask::new(WriteTask {
+        fd,
+        places: batch::places(floats(&places), bytes.len()),
+        bytes,
+    })
+}
+
+/// Writes of one batch, one after the other.
+pub struct WriteTask {
+    fd: f64,
+    places: Result<Vec<Place>, Failure>,
+    /// Keeps the buffer alive until the task has ended.
+    bytes: Uint8Array,
+}
+
+impl Task for WriteTask {
+    type Output = Result<(), Failure>;
+    type JsValue = Option<FailureObject>;
+
+    fn compute(&mut self) -> napi::Result<Self::Output> {
+        let write = || {
+            let places = self.places.as_ref().map_err(Failure::clone)?;
+            batch::write(&file(self.fd, "fd")?, &self.bytes, places)
+        };
+        Ok(write())
+    }
+
+    fn resolve(&mut self, _env: Env, output: Self::Output) -> napi::Result<Self::JsValue> {
+        Ok(output.err().map(FailureObject::from))
+    }
 }
 
 #[napi(catch_unwind)]

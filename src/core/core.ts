@@ -156,4 +156,22 @@ export interface Core {
   discard(fd: number, offsetBytes: number, lengthBytes: number): Promise<boolean>;
   /** Start and end offsets of data in [offset, offset + length), in order: [start, end, start, end, ...]. */
   dataRanges(fd: number, offsetBytes: number, lengthBytes: number): Float64Array;
+
+  /**
+   * Reads those places of a batch that the page cache has, without waiting for a medium, and sets their bytes in `done`
+   * to 1. A core that cannot do so reads none.
+   */
+  readCached(fd: number, batch: Batch, done: Uint8Array): void;
+  /** Writes the places of a batch, one after the other; the first failure ends it. The bytes are not shared memory. */
+  writeBatch(fd: number, batch: Batch): Promise<void>;
+}
+
+/** Requests of one kind whose bytes lie in one buffer. */
+export interface Batch {
+  readonly bytes: Uint8Array;
+  /**
+   * Three numbers per request: offset on the device, offset in `bytes`, length; all in bytes. The requests do not
+   * overlap in `bytes`.
+   */
+  readonly places: Float64Array;
 }

@@ -14,7 +14,7 @@ import {
 } from './core.js';
 
 /** What the native core must say its interface is; `INTERFACE_VERSION` of native/src/lib.rs. */
-const interfaceVersion = 1;
+const interfaceVersion = 2;
 
 const buildDirectory = fileURLToPath(new URL('../../native/build/', import.meta.url));
 
@@ -42,6 +42,8 @@ interface Binding {
   ): Promise<boolean | Failure>;
   discard(fd: number, offsetBytes: number, lengthBytes: number): Promise<boolean | Failure>;
   dataRanges(fd: number, offsetBytes: number, lengthBytes: number): Float64Array | Failure;
+  readCached(fd: number, bytes: Uint8Array, places: Float64Array, done: Uint8Array): null | Failure;
+  writeBatch(fd: number, bytes: Uint8Array, places: Float64Array): Promise<null | Failure>;
 }
 
 const functionNames: readonly (keyof Binding)[] = [
@@ -54,6 +56,8 @@ const functionNames: readonly (keyof Binding)[] = [
   'zeroRange',
   'discard',
   'dataRanges',
+  'readCached',
+  'writeBatch',
 ];
 
 /**
@@ -80,6 +84,12 @@ export function loadNative(): Core {
     discard: async (fd, offsetBytes, lengthBytes) =>
       resultOf(await binding.discard(fd, offsetBytes, lengthBytes)),
     dataRanges: (fd, offsetBytes, lengthBytes) => resultOf(binding.dataRanges(fd, offsetBytes, lengthBytes)),
+    readCached: (fd, { bytes, places }, done) => {
+      resultOf(binding.readCached(fd, bytes, places, done));
+    },
+    writeBatch: async (fd, { bytes, places }) => {
+      resultOf(await binding.writeBatch(fd, bytes, places));
+    },
   };
 }
 

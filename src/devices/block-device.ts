@@ -1,3 +1,4 @@
+import type { Batch } from '../core/core.js';
 import { CofferdamError, type ErrorDetails } from '../runtime/errors.js';
 
 /**
@@ -44,28 +45,18 @@ export interface BlockDevice extends AsyncDisposable {
   close(): Promise<void>;
 
   /**
-   * Reads those of a batch that need not wait for a medium or for anything else, at once, before it returns. For callers
-   * with many small requests; a device without it has none that it can answer so.
+   * Reads those of a batch that need wait for nothing, at once, before it returns. For callers with many small requests;
+   * absent where nothing can be read so.
    *
-   * @param done one byte per place: set to 1 where the read was done, and left alone elsewhere. Those are to be asked for
-   * with `read`, which also tells why they fail if they do.
+   * @param done one byte per place: set to 1 where the read was done. The others are to be asked for with `read`, and so
+   * are all when this throws.
    */
-  readNow?(batch: Batch, done: Uint8Array): void;
+  readonly readNow?: ((batch: Batch, done: Uint8Array) => void) | undefined;
   /**
-   * The writes of a batch, in any order, none of them with `fua`. A device without it takes them one by one. If it
-   * fails, any of them may have been applied: `write` tells which of them fail and why.
+   * The writes of a batch, in any order, none of them with `fua`; absent where they had better be sent one by one. When
+   * it fails, any of them may have been applied, and `write` tells which of them fail and why.
    */
-  writeBatch?(batch: Batch): Promise<void>;
-}
-
-/** Requests of one kind whose bytes lie in one buffer. */
-export interface Batch {
-  readonly bytes: Uint8Array;
-  /**
-   * Three numbers per request: offset on the device, offset in `bytes`, length; all in bytes. The requests do not
-   * overlap in `bytes`.
-   */
-  readonly places: Float64Array;
+  readonly writeBatch?: ((batch: Batch) => Promise<void>) | undefined;
 }
 
 export interface WriteOptions {

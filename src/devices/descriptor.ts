@@ -1,5 +1,5 @@
 import type { FileHandle } from 'node:fs/promises';
-import type { Core } from '../core/core.js';
+import type { Batch, Core } from '../core/core.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { GiB, MiB } from '../runtime/sizes.js';
 import {
@@ -72,6 +72,18 @@ export abstract class DescriptorDevice implements BlockDevice {
     using _request = this.#lifetime.admit('write', offsetBytes, bytes.byteLength);
     await this.#writeAll(offsetBytes, bytes);
     if (options?.fua && bytes.byteLength > 0) await this.#sync.run();
+  }
+
+  readNow(batch: Batch, done: Uint8Array): void {
+    using _request = this.#lifetime.admitBatch('read', batch);
+    const { core, handle } = this.#descriptor;
+    core.readCached(handle.fd, batch, done);
+  }
+
+  async writeBatch(batch: Batch): Promise<void> {
+    using _request = this.#lifetime.admitBatch('write', batch);
+    const { core, handle } = this.#descriptor;
+    await this.#request('writing', undefined, () => core.writeBatch(handle.fd, batch));
   }
 
   async flush(): Promise<void> {

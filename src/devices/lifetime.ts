@@ -1,3 +1,4 @@
+import type { Batch } from '../core/core.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { checkRequest, type BlockDevice, type Operation } from './block-device.js';
 
@@ -32,6 +33,14 @@ export class Lifetime {
 
   /** Admits a flush, which has no range and which a read-only device takes too. */
   admitFlush(): Disposable {
+    return this.#count();
+  }
+
+  /** Admits requests that are answered together; the caller disposes of the result when they are. */
+  admitBatch(operation: Operation, { places }: Batch): Disposable {
+    for (let i = 0; i < places.length; i += 3) {
+      checkRequest(this.#device, operation, places[i] ?? NaN, places[i + 2] ?? NaN);
+    }
     return this.#count();
   }
 

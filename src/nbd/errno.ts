@@ -1,7 +1,7 @@
 import { CofferdamError, errorCodes, type ErrorCode } from '../runtime/errors.js';
-import { Errno } from './protocol.js';
+import { Errno, type ErrorNumber } from './protocol.js';
 
-const errnos: Partial<Record<ErrorCode, Errno>> = {
+const errnos: Partial<Record<ErrorCode, ErrorNumber>> = {
   READ_ONLY: Errno.EPERM,
   BAD_ARGUMENT: Errno.EINVAL,
   OUT_OF_RANGE: Errno.EINVAL,
@@ -11,7 +11,7 @@ const errnos: Partial<Record<ErrorCode, Errno>> = {
 };
 
 /** What a client is told of a failure: where an error has no number of its own, EIO. */
-export function errnoOfFailure(error: unknown): Errno {
+export function errnoOfFailure(error: unknown): ErrorNumber {
   return (error instanceof CofferdamError ? errnos[error.code] : undefined) ?? Errno.EIO;
 }
 

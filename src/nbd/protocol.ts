@@ -134,7 +134,7 @@ export const Errno = {
   ESHUTDOWN: 108,
 } as const;
 
-export type Errno = (typeof Errno)[keyof typeof Errno];
+export type ErrorNumber = (typeof Errno)[keyof typeof Errno];
 
 /** The metadata context that tells where there is data and where holes. */
 export const BASE_ALLOCATION = 'base:allocation';

@@ -46,7 +46,7 @@ export class ReadBatch {
   run(): void {
     if (this.#requests.length === 0) return;
     const requests = this.#requests.splice(0);
-    const { device, format } = this.#context;
+    const { format } = this.#context;
     const buffer = this.#take(this.#bytes);
     this.#bytes = 0;
     const places = new Float64Array(3 * requests.length);
@@ -58,8 +58,16 @@ export class ReadBatch {
       places.set([request.offsetBytes, at, request.lengthBytes], 3 * index);
       at += request.lengthBytes;
     }
-    if (at <= BATCH_BYTES) device.readNow?.({ bytes: buffer, places }, done);
+    if (at <= BATCH_BYTES) this.#readNow(buffer, places, done);
     this.#answer(requests, places, done, buffer);
+  }
+
+  #readNow(bytes: Buffer, places: Float64Array, done: Uint8Array): void {
+    try {
+      this.#context.device.readNow?.({ bytes, places }, done);
+    } catch {
+      // Each is asked for alone, and then fails with a reason of its own.
+    }
   }
 
   #answer(requests: readonly Request[], places: Float64Array, done: Uint8Array, buffer: Buffer): void {

@@ -1,7 +1,7 @@
 import {
   ChunkFlag,
   ChunkType,
-  type Errno,
+  type ErrorNumber,
   Length,
   SIMPLE_REPLY_MAGIC,
   STRUCTURED_REPLY_MAGIC,
@@ -19,7 +19,7 @@ export interface ReplyFormat {
   /** The reply to a request that succeeded and asked for no data. */
   success(request: Request): Buffer;
   /** @param message for people; where there is no room for it, it is left out. */
-  failure(request: Request, errno: Errno, message: string): Buffer;
+  failure(request: Request, errno: ErrorNumber, message: string): Buffer;
 }
 
 type Cookie = Pick<Request, 'cookieHigh' | 'cookieLow'>;

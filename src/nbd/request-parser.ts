@@ -1,5 +1,5 @@
 import { CofferdamError } from '../runtime/errors.js';
-import { Command, Errno, Length, REQUEST_MAGIC } from './protocol.js';
+import { Command, Errno, Length, REQUEST_MAGIC, type ErrorNumber } from './protocol.js';
 import { decodeRequest, payloadBytesOf, type Request } from './request.js';
 
 /** What a {@link RequestParser} tells of the requests it finds, in the order in which they came. */
@@ -7,11 +7,11 @@ export interface RequestSink {
   /** Whether no further request is wanted for now. */
   readonly full: boolean;
   /** A header has come. Answers whether the request may go on; its payload is passed over if not. */
-  begin(request: Request): Errno;
+  begin(request: Request): ErrorNumber;
   /** A request is whole. A payload lies at `at` in `bytes`, which are not used for anything else from now on. */
   complete(request: Request, bytes: Buffer, at: number): void;
   /** A request that may not go on, and all of whose payload was passed over. */
-  refuse(request: Request, errno: Errno): void;
+  refuse(request: Request, errno: ErrorNumber): void;
 }
 
 const nothing = Buffer.alloc(0);
@@ -29,7 +29,7 @@ export class RequestParser {
   readonly #header = Buffer.alloc(Length.RequestHeader);
   #headerBytes = 0;
   #filling: { request: Request; bytes: Buffer; filledBytes: number } | undefined;
-  #passing: { request: Request; errno: Errno; leftBytes: number } | undefined;
+  #passing: { request: Request; errno: ErrorNumber; leftBytes: number } | undefined;
 
   constructor(sink: RequestSink) {
     this.#sink = sink;
@@ -101,7 +101,11 @@ export class RequestParser {
     return at + copied;
   }
 
-  #pass(passing: { request: Request; errno: Errno; leftBytes: number }, chunk: Buffer, at: number): number {
+  #pass(
+    passing: { request: Request; errno: ErrorNumber; leftBytes: number },
+    chunk: Buffer,
+    at: number,
+  ): number {
     const passed = Math.min(passing.leftBytes, chunk.length - at);
     passing.leftBytes -= passed;
     if (passing.leftBytes === 0) {

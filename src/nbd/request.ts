@@ -1,5 +1,5 @@
 import type { BlockDevice } from '../devices/block-device.js';
-import { Command, CommandFlag, Errno, MAX_PAYLOAD_BYTES } from './protocol.js';
+import { Command, CommandFlag, Errno, MAX_PAYLOAD_BYTES, type ErrorNumber } from './protocol.js';
 
 /** A request as it came over the wire. */
 export interface Request {
@@ -54,7 +54,7 @@ const flagsOf: Readonly<Record<number, number>> = {
  *
  * @returns Errno.Ok for a request that may go on.
  */
-export function refusalOf(request: Request, device: BlockDevice, agreement: Agreement): Errno {
+export function refusalOf(request: Request, device: BlockDevice, agreement: Agreement): ErrorNumber {
   const { command, lengthBytes } = request;
   // 1. A command that is not known, or a flag that is not known or means nothing here.
   if (!hasMeaning(request, agreement)) return Errno.EINVAL;

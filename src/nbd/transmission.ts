@@ -9,7 +9,7 @@ import { errnoOfFailure, wordsOfFailure } from './errno.js';
 import type { MetaContext } from './exports.js';
 import type { Negotiated } from './negotiated.js';
 import { Outbox } from './outbox.js';
-import { Command, CommandFlag, Errno } from './protocol.js';
+import { Command, CommandFlag, Errno, type ErrorNumber } from './protocol.js';
 import { ReadBatch } from './read-batch.js';
 import { simpleReplies, structuredReplies, type ReplyFormat } from './reply.js';
 import { RequestParser } from './request-parser.js';
@@ -114,7 +114,7 @@ export class Transmission {
   }
 
   /** For the parser. */
-  begin(request: Request): Errno {
+  begin(request: Request): ErrorNumber {
     const errno =
       request.command === Command.Disconnect ? Errno.Ok : refusalOf(request, this.#device, this.#agreement);
     // What is passed over takes no memory, but its reply does.
@@ -123,7 +123,7 @@ export class Transmission {
   }
 
   /** For the parser. */
-  refuse(request: Request, errno: Errno): void {
+  refuse(request: Request, errno: ErrorNumber): void {
     this.#inFlight++;
     this.#sendFailure(request, errno, 'the request was refused', chargeOf(request, errno));
   }
@@ -217,7 +217,7 @@ export class Transmission {
     this.#sendFailure(request, errnoOfFailure(error), wordsOfFailure(error), chargeOf(request));
   }
 
-  #sendFailure(request: Request, errno: Errno, words: string, chargedBytes: number): void {
+  #sendFailure(request: Request, errno: ErrorNumber, words: string, chargedBytes: number): void {
     this.#finish([this.#format.failure(request, errno, words)], chargedBytes);
   }
 
@@ -255,6 +255,6 @@ export class Transmission {
 }
 
 /** What a request takes until its reply is sent; one that is refused takes no more than its reply. */
-function chargeOf({ command, lengthBytes }: Request, errno: Errno = Errno.Ok): number {
+function chargeOf({ command, lengthBytes }: Request, errno: ErrorNumber = Errno.Ok): number {
   return REQUEST_BYTES + (carriesData(command) && errno === Errno.Ok ? lengthBytes : 0);
 }

@@ -45,30 +45,34 @@ export class WriteBarrier {
   }
 
   get parked(): number {
-    return this.#parked.length;
+    return this.#parked.reduce((sum, { requests }) => sum + requests, 0);
   }
 
   /**
    * Admits a request, now or when the barrier comes down, and begins it in the same turn. Whoever was admitted calls
    * {@link finish} once.
+   *
+   * @param requests how many requests these are: some are sent together.
    */
-  admit(begin: () => Promise<void>): Promise<void> {
+  admit(begin: () => Promise<void>, requests = 1): Promise<void> {
     if (!this.#hold) {
-      this.#inFlight++;
+      this.#inFlight += requests;
       return begin();
     }
-    this.#hold.parkedRequests++;
+    this.#hold.parkedRequests += requests;
     return new Promise((resolve, reject) => {
       this.#parked.push({
         begin: () => void begin().then(resolve, reject),
         refuse: reject,
+        requests,
         parkedAtMs: this.#clock.nowMs(),
       });
     });
   }
 
-  finish(): void {
-    this.#inFlight--;
+  /** @param requests as they were admitted. */
+  finish(requests = 1): void {
+    this.#inFlight -= requests;
     if (this.#inFlight === 0) this.#wakeIdleWaiters();
   }
 
@@ -198,7 +202,7 @@ export class WriteBarrier {
     // The word falls first: native readers that trust the barrier must see it down before any write is admitted.
     Atomics.store(this.word, 0, 0);
     for (const request of this.#parked.splice(0)) {
-      this.#inFlight++;
+      this.#inFlight += request.requests;
       request.begin();
     }
   }
@@ -241,5 +245,6 @@ function sameCut(a: CutTicket, b: CutTicket): boolean {
 interface ParkedRequest {
   begin: () => void;
   refuse: (error: Error) => void;
+  requests: number;
   parkedAtMs: number;
 }

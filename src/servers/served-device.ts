@@ -1,3 +1,4 @@
+import type { Batch } from '../core/core.js';
 import type {
   BlockDevice,
   Capabilities,
@@ -5,14 +6,17 @@ import type {
   WriteOptions,
   WriteZeroesOptions,
 } from '../devices/block-device.js';
+import type { ByteRange } from '../devices/byte-range.js';
 import { Lifetime } from '../devices/lifetime.js';
 
 /** The ways into a server. */
 export interface ServerGate {
   /** Reads, flushes and status: never parked. */
   answer<T>(request: () => Promise<T>): Promise<T>;
+  /** The same for what is answered before it returns. */
+  answerNow(request: () => void): void;
   /** Everything that changes the device: parked while the barrier is up. */
-  change(offsetBytes: number, lengthBytes: number, apply: () => Promise<void>): Promise<void>;
+  change(ranges: readonly ByteRange[], apply: () => Promise<void>): Promise<void>;
 }
 
 /** A server's device as its clients see it. Closing it leaves the server as it is. */
@@ -22,6 +26,8 @@ export class ServedDevice implements BlockDevice {
   readonly capabilities: Capabilities;
   /** Clients must go through the barrier, so there is no way behind it. */
   readonly nativeSource = undefined;
+  readonly readNow: BlockDevice['readNow'];
+  readonly writeBatch: BlockDevice['writeBatch'];
   readonly #device: BlockDevice;
   readonly #gate: ServerGate;
   readonly #lifetime = new Lifetime(this);
@@ -33,6 +39,8 @@ export class ServedDevice implements BlockDevice {
     this.capabilities = { ...device.capabilities, multiConnection: true };
     this.#device = device;
     this.#gate = gate;
+    this.readNow = device.readNow && ((batch, done) => this.#readNow(batch, done));
+    this.writeBatch = device.writeBatch && ((batch) => this.#writeBatch(batch));
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
@@ -42,7 +50,8 @@ export class ServedDevice implements BlockDevice {
 
   async write(offsetBytes: number, bytes: Uint8Array, options?: WriteOptions): Promise<void> {
     using _ = this.#lifetime.admit('write', offsetBytes, bytes.length);
-    await this.#gate.change(offsetBytes, bytes.length, () => this.#device.write(offsetBytes, bytes, options));
+    const range = { offsetBytes, lengthBytes: bytes.length };
+    await this.#gate.change([range], () => this.#device.write(offsetBytes, bytes, options));
   }
 
   async flush(): Promise<void> {
@@ -52,12 +61,14 @@ export class ServedDevice implements BlockDevice {
 
   async trim(offsetBytes: number, lengthBytes: number): Promise<void> {
     using _ = this.#lifetime.admit('trim', offsetBytes, lengthBytes);
-    await this.#gate.change(offsetBytes, lengthBytes, () => this.#device.trim(offsetBytes, lengthBytes));
+    await this.#gate.change([{ offsetBytes, lengthBytes }], () =>
+      this.#device.trim(offsetBytes, lengthBytes),
+    );
   }
 
   async writeZeroes(offsetBytes: number, lengthBytes: number, options?: WriteZeroesOptions): Promise<void> {
     using _ = this.#lifetime.admit('write zeroes', offsetBytes, lengthBytes);
-    await this.#gate.change(offsetBytes, lengthBytes, () =>
+    await this.#gate.change([{ offsetBytes, lengthBytes }], () =>
       this.#device.writeZeroes(offsetBytes, lengthBytes, options),
     );
   }
@@ -74,4 +85,22 @@ export class ServedDevice implements BlockDevice {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
+
+  #readNow(batch: Batch, done: Uint8Array): void {
+    using _ = this.#lifetime.admitBatch('read', batch);
+    this.#gate.answerNow(() => this.#device.readNow?.(batch, done));
+  }
+
+  async #writeBatch(batch: Batch): Promise<void> {
+    using _ = this.#lifetime.admitBatch('write', batch);
+    await this.#gate.change(rangesOf(batch), async () => this.#device.writeBatch?.(batch));
+  }
+}
+
+function rangesOf({ places }: Batch): ByteRange[] {
+  const ranges: ByteRange[] = [];
+  for (let i = 0; i < places.length; i += 3) {
+    ranges.push({ offsetBytes: places[i] ?? NaN, lengthBytes: places[i + 2] ?? NaN });
+  }
+  return ranges;
 }

@@ -1,5 +1,6 @@
 import { SharedBitmap } from '../core/bitmap.js';
 import type { BlockDevice } from '../devices/block-device.js';
+import type { ByteRange } from '../devices/byte-range.js';
 import type { VolatileCacheDevice } from '../devices/volatile-cache.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
@@ -66,7 +67,11 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     this.#barrier = new WriteBarrier(options.id, this.#clock);
     this.client = new ServedDevice(options.id, options.device, {
       answer: (request) => this.#answer(request),
-      change: (offsetBytes, lengthBytes, apply) => this.#change(offsetBytes, lengthBytes, apply),
+      answerNow: (request) => {
+        this.#assertUp();
+        request();
+      },
+      change: (ranges, apply) => this.#change(ranges, apply),
     });
   }
 
@@ -150,27 +155,32 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     await this.close();
   }
 
-  /** The path of every write, trim and write-zeroes. */
-  async #change(offsetBytes: number, lengthBytes: number, apply: () => Promise<void>): Promise<void> {
+  /** The path of every write, trim and write-zeroes, and of writes that are sent together. */
+  async #change(ranges: readonly ByteRange[], apply: () => Promise<void>): Promise<void> {
     this.#assertUp();
     // 1. Admission: while the barrier is up the request waits here, before it has touched anything.
     await this.#barrier.admit(async () => {
       const boot = this.#boots;
       try {
         // 2. Copy-before-write for every live snapshot, before the device changes.
-        for (const snapshot of this.#snapshots) await snapshot.preserve(offsetBytes, lengthBytes);
+        for (const snapshot of this.#snapshots) {
+          for (const { offsetBytes, lengthBytes } of ranges)
+            await snapshot.preserve(offsetBytes, lengthBytes);
+        }
         // 3. Change tracking, before the device changes, so that a failed write counts as a change too.
-        for (const tracker of this.#trackers.values()) tracker.mark(offsetBytes, lengthBytes);
+        for (const tracker of this.#trackers.values()) {
+          for (const { offsetBytes, lengthBytes } of ranges) tracker.mark(offsetBytes, lengthBytes);
+        }
         // 4. The device changes, unless the power went out meanwhile.
         this.#assertUp();
         await apply();
       } finally {
         // 5. The drain of a cut waits for this.
-        this.#barrier.finish();
+        this.#barrier.finish(ranges.length);
       }
       // 6. Only now is the client answered.
       this.#assertSameBoot(boot);
-    });
+    }, ranges.length);
   }
 
   #fixContents(request: CutRequest, hold: Hold): CutSource {

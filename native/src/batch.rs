@@ -1,0 +1,124 @@
+//! Many small requests on one file in one call.
+
+use crate::arguments::whole;
+use crate::error::Failure;
+use crate::file::OpenFile;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::sync::atomic::AtomicU8;
+
+/// Where one request lies: on the device, and in the buffer that a batch shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub offset: u64,
+    pub bytes: Range<usize>,
+}
+
+/// Decodes triples of offset on the device, offset in the buffer and length, all within a buffer of `buffer_length`.
+pub fn places(
+    numbers: impl ExactSizeIterator<Item = f64>,
+    buffer_length: usize,
+) -> Result<Vec<Place>, Failure> {
+    if !numbers.len().is_multiple_of(3) {
+        return Err(Failure::bad_argument("places: needs three numbers each"));
+    }
+    let numbers: Vec<u64> = numbers
+        .map(|number| whole(number, "places"))
+        .collect::<Result<_, _>>()?;
+    let mut places = Vec::with_capacity(numbers.len() / 3);
+    for triple in numbers.chunks_exact(3) {
+        let &[offset, start, length] = triple else {
+            continue;
+        };
+        // Whole numbers are below 2^53, so the sum of two does not overflow.
+        if start + length > buffer_length as u64 {
+            return Err(Failure::bad_argument(format!(
+                "places: {length} bytes at {start} in a buffer of {buffer_length}"
+            )));
+        }
+        places.push(Place {
+            offset,
+            bytes: start as usize..(start + length) as usize,
+        });
+    }
+    Ok(places)
+}
+
+/// Writes all of `places` from `bytes`.
+pub fn write(file: &OpenFile, bytes: &[u8], places: &[Place]) -> Result<(), Failure> {
+    for place in places {
+        let mut pieces = [IoSlice::new(&bytes[place.bytes.clone()])];
+        file.write(place.offset, &mut pieces).map_err(|error| {
+            let range = place.offset..place.offset + place.bytes.len() as u64;
+            Failure::of_device("writing", &error, range)
+        })?;
+    }
+    Ok(())
+}
+
+/// Fills all of `into` from `offset` on if the page cache has it; never waits for a medium. If it does not, `into` may
+/// have been filled in part.
+#[cfg(target_os = "linux")]
+pub fn read_cached(file: &OpenFile, offset: u64, into: &[AtomicU8]) -> Cached {
+    let Ok(offset) = libc::off_t::try_from(offset) else {
+        return Cached::No;
+    };
+    let piece = libc::iovec {
+        iov_base: into.as_ptr().cast_mut().cast(),
+        iov_len: into.len(),
+    };
+    // SAFETY: `piece` is all of `into`, which lives for the whole call; its elements are atomics, so they may be written
+    // to through a shared reference.
+    let count = unsafe { libc::preadv2(file.fd(), &raw const piece, 1, offset, libc::RWF_NOWAIT) };
+    match usize::try_from(count) {
+        Ok(count) if count == into.len() => Cached::Yes,
+        Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Cached::Unsupported
+        }
+        _ => Cached::No,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn read_cached(_file: &OpenFile, _offset: u64, _into: &[AtomicU8]) -> Cached {
+    Cached::Unsupported
+}
+
+/// Whether a read was answered by the page cache.
+pub enum Cached {
+    Yes,
+    No,
+    /// The file system cannot read without waiting.
+    Unsupported,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(numbers: &[f64]) -> Result<Vec<Place>, Failure> {
+        places(numbers.iter().copied(), 100)
+    }
+
+    #[test]
+    fn places_are_triples_within_the_buffer() {
+        assert_eq!(
+            decode(&[5.0, 10.0, 90.0]),
+            Ok(vec![Place {
+                offset: 5,
+                bytes: 10..100
+            }])
+        );
+        assert_eq!(decode(&[]), Ok(vec![]));
+        for wrong in [
+            &[5.0, 10.0][..],
+            &[5.0, 10.0, 91.0],
+            &[5.0, 101.0, 0.0],
+            &[-1.0, 0.0, 1.0],
+            &[0.0, 0.5, 1.0],
+            &[0.0, 9_007_199_254_740_991.0, 9_007_199_254_740_991.0],
+        ] {
+            assert!(decode(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
