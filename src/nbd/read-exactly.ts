@@ -7,27 +7,31 @@ import { CofferdamError } from '../runtime/errors.js';
  *
  * @throws CofferdamError CONNECTION_LOST if the stream ends first, or is destroyed.
  */
-export async function readExactly(stream: Readable, lengthBytes: number): Promise<Buffer> {
-  if (lengthBytes === 0) return Buffer.alloc(0);
-  for (;;) {
-    const bytes = stream.read(lengthBytes) as Buffer | null;
-    if (bytes?.length === lengthBytes) return bytes;
-    // At its end a stream hands out what is left, which is too little.
-    if (bytes !== null || stream.readableEnded || stream.destroyed) throw lost(stream);
-    await moreOrEnd(stream);
-  }
-}
-
-function moreOrEnd(stream: Readable): Promise<void> {
-  return new Promise((resolve) => {
-    const events = ['readable', 'end', 'close', 'error'] as const;
-    const wake = (): void => {
-      for (const event of events) stream.off(event, wake);
-      resolve();
+export function readExactly(stream: Readable, lengthBytes: number): Promise<Buffer> {
+  if (lengthBytes === 0) return Promise.resolve(Buffer.alloc(0));
+  return new Promise((resolve, reject) => {
+    const stop = (): void => {
+      for (const event of events) stream.off(event, attempt);
     };
-    for (const event of events) stream.on(event, wake);
+    const attempt = (): void => {
+      const bytes = stream.read(lengthBytes) as Buffer | null;
+      if (bytes?.length === lengthBytes) {
+        stop();
+        resolve(bytes);
+      } else if (bytes !== null || stream.readableEnded || stream.destroyed) {
+        // At its end a stream hands out what is left, which is too little.
+        stop();
+        reject(lost(stream));
+      }
+    };
+    // They stay until the bytes are there: each time one is added anew, a stream that holds a part of them calls it at
+    // once, and so would never come to receive the rest.
+    for (const event of events) stream.on(event, attempt);
+    attempt();
   });
 }
+
+const events = ['readable', 'end', 'close', 'error'] as const;
 
 function lost(stream: Readable): CofferdamError {
   return new CofferdamError('CONNECTION_LOST', 'the other side closed the connection', {
