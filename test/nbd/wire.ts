@@ -80,13 +80,16 @@ export class Wire implements AsyncDisposable {
       structuredReplies: structured,
       contexts,
     });
-    this.ended = this.transmission.run().then(() => {
-      this.#isEnded = true;
-    });
+    this.ended = this.#run();
   }
 
   get isEnded(): boolean {
     return this.#isEnded;
+  }
+
+  async #run(): Promise<void> {
+    await this.transmission.run();
+    this.#isEnded = true;
   }
 
   static async connect(
