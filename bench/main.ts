@@ -8,10 +8,11 @@ import { core } from './suites/core.js';
 import { cut } from './suites/cut.js';
 import { hash } from './suites/hash.js';
 import { memory } from './suites/memory.js';
+import { nbd } from './suites/nbd.js';
 import { stall } from './suites/stall.js';
 import { write } from './suites/write.js';
 
-const suites: readonly Suite[] = [hash, core, cut, write, stall, backup, memory];
+const suites: readonly Suite[] = [hash, core, cut, write, stall, backup, memory, nbd];
 
 const usage = `Usage: npm run bench -- [suite ...] [options]
 

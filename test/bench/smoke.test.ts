@@ -49,7 +49,7 @@ test('every suite runs and reports measurements', async () => {
   const { exitCode, stdout, stderr } = await runBench('--smoke', '--json');
   expect(exitCode, stderr).toBe(0);
   const { suites } = output.parse(JSON.parse(stdout));
-  const names = ['hash', 'core', 'cut', 'write', 'stall', 'backup', 'memory'];
+  const names = ['hash', 'core', 'cut', 'write', 'stall', 'backup', 'memory', 'nbd'];
   expect(suites.map((found) => found.name)).toEqual(names);
   for (const { name, tables } of suites) {
     for (const measured of tables) {
