@@ -16,6 +16,11 @@ export { MirroredDevice } from './devices/mirrored.js';
 export { FaultyDevice, type FaultHandle, type FaultRule } from './devices/faulty.js';
 export { VolatileCacheDevice } from './devices/volatile-cache.js';
 
+export { NbdServer, type NbdServerOptions } from './nbd/server.js';
+export type { ExportTable, MetaContext, NbdExport, StatusExtent } from './nbd/exports.js';
+export type { NbdServerTls } from './nbd/tls.js';
+export type { NbdAddress } from './nbd/uri.js';
+
 export { Cluster, openCluster } from './servers/cluster.js';
 export type { ClusterInput, DeviceInput } from './servers/cluster-config.js';
 export { StorageServer, type StorageServerOptions } from './servers/server.js';
