@@ -24,7 +24,7 @@ import { encodeRequest, type WireRequest } from './wire.js';
 const sizeBytes = 64 * KiB;
 
 /** Connections; each has some dozens of requests. RUNS=1000000 for a long run. */
-const runs = Number(process.env['RUNS'] ?? 20_000);
+const runs = Number(process.env['RUNS'] ?? 50_000);
 
 const interesting = [0, 1, 511, 512, 4096, sizeBytes - 1, sizeBytes, sizeBytes + 1, 2 ** 31, 2 ** 32 - 1];
 const commands = [...Object.values(Command), 8, 99, 65_535];
