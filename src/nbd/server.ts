@@ -78,7 +78,7 @@ export class NbdServer implements AsyncDisposable {
     listener.on('connection', (socket: Socket) => {
       const session = new Session(socket, handshake);
       sessions.add(session);
-      socket.once('close', () => sessions.delete(session));
+      void session.closed.then(() => sessions.delete(session));
       void session.run(clock);
     });
     const address = await listen(listener, options.listen);
@@ -118,10 +118,11 @@ export class NbdServer implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    const closed = new Promise<void>((resolve) => this.#listener.close(() => resolve()));
-    for (const session of this.#sessions) session.drain();
+    const sessions = [...this.#sessions];
+    const stopped = new Promise<void>((resolve) => this.#listener.close(() => resolve()));
+    for (const session of sessions) session.drain();
     using _ = this.#clock.setTimer(DRAIN_MS, () => this.disconnect());
-    await closed;
+    await Promise.all([stopped, ...sessions.map((session) => session.closed)]);
   }
 }
 

@@ -14,6 +14,8 @@ const HANDSHAKE_MS = 10_000;
  * 2. It is in transmission, or its time is limited.
  */
 export class Session {
+  /** Resolves when the connection is closed. */
+  readonly closed: Promise<void>;
   readonly #socket: Socket;
   readonly #handshake: Handshake;
   #transmission: Transmission | undefined;
@@ -22,6 +24,7 @@ export class Session {
     this.#socket = socket;
     // It is followed by `close`.
     socket.on('error', () => {});
+    this.closed = new Promise((resolve) => socket.once('close', () => resolve()));
     this.#handshake = new Handshake(socket, options);
   }
 
@@ -32,7 +35,7 @@ export class Session {
 
   async run(clock: Clock): Promise<void> {
     const deadline = clock.setTimer(HANDSHAKE_MS, () => this.destroy());
-    this.#socket.once('close', () => deadline[Symbol.dispose]());
+    void this.closed.then(() => deadline[Symbol.dispose]());
     try {
       const negotiated = await this.#handshake.run();
       if (!negotiated) return;
