@@ -22,7 +22,8 @@ export type { NbdServerTls } from './nbd/tls.js';
 export type { NbdAddress } from './nbd/uri.js';
 
 export { Cluster, openCluster } from './servers/cluster.js';
-export type { ClusterInput, DeviceInput } from './servers/cluster-config.js';
+export type { ClusterInput } from './servers/cluster-config.js';
+export type { DeviceInput } from './servers/device-config.js';
 export { StorageServer, type StorageServerOptions } from './servers/server.js';
 export type * from './servers/control.js';
 

@@ -4,6 +4,7 @@ import { addBackup } from './commands/backup.js';
 import { addDemo } from './commands/demo.js';
 import { addList } from './commands/list.js';
 import { addRestore } from './commands/restore.js';
+import { addServe } from './commands/serve.js';
 import { addShow } from './commands/show.js';
 import { addVerify } from './commands/verify.js';
 import { addWitness } from './commands/witness.js';
@@ -44,6 +45,7 @@ export function createProgram(context: CommandContext): Command {
   addShow(program, context);
   addVerify(program, context);
   addRestore(program, context);
+  addServe(program, context);
   addWitness(program, context);
   return program;
 }

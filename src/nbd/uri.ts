@@ -1,3 +1,4 @@
+import { resolve } from 'node:path';
 import { CofferdamError } from '../runtime/errors.js';
 import { DEFAULT_PORT } from './protocol.js';
 
@@ -88,6 +89,16 @@ export function formatNbdUri({ address, exportName, tls, tlsCertificates }: NbdU
   const host = address.host.includes(':') ? `[${address.host}]` : address.host;
   const port = address.port === DEFAULT_PORT ? '' : `:${address.port}`;
   return `${scheme}://${host}${port}/${name}${query}`;
+}
+
+/** The same URI, with the paths in it relative to a folder. */
+export function nbdUriAt(uri: NbdUri, folder: string): NbdUri {
+  const { address, tlsCertificates } = uri;
+  return {
+    ...uri,
+    address: address.kind === 'unix' ? { kind: 'unix', path: resolve(folder, address.path) } : address,
+    tlsCertificates: tlsCertificates === undefined ? undefined : resolve(folder, tlsCertificates),
+  };
 }
 
 /** Peers decode the value, but people read it: slashes stay. */

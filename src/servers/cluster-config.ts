@@ -4,49 +4,32 @@ import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
 import { deviceIdPattern, deviceIdRule } from '../devices/device-id.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
-import { parseSize } from '../runtime/sizes.js';
+import { nbdUriAt, parseNbdUri, type NbdUri } from '../nbd/uri.js';
+import { controlAddressAt, parseControlAddress, type ControlAddress } from './control-address.js';
+import { atFolder, device, size } from './device-config.js';
 
-/** A size in bytes, as a number or as text such as `64KiB`. */
-const size = z.union([z.number(), z.string()]).transform((value, context) => {
-  try {
-    return parseSize(value, 'size');
-  } catch (error) {
-    context.addIssue({ code: 'custom', message: messageOf(error) });
-    return z.NEVER;
-  }
-});
+/** Makes text into something with a parser that throws CofferdamErrors. */
+function parsed<T>(parse: (text: string) => T): z.ZodType<T, string> {
+  return z.string().transform((text, context) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: messageOf(error) });
+      return z.NEVER;
+    }
+  });
+}
 
-const file = z.strictObject({
-  kind: z.literal('file'),
-  /** A regular file or a block special file. */
-  path: z.string().min(1),
-  readOnly: z.boolean().default(false),
-  /** Makes the file with this size when it does not exist. */
-  create: size.optional(),
-});
+const id = z.string().regex(deviceIdPattern, deviceIdRule);
 
-const memory = z.strictObject({ kind: z.literal('memory'), size });
-
-/** A path stands for a device of kind `file`. */
-const device: z.ZodType<DeviceConfig, DeviceInput> = z.lazy(() =>
-  // Not a union with the plain path: of a union the message would only say that nothing fits.
-  z.preprocess(
-    (input: DeviceInput) => (typeof input === 'string' ? ({ kind: 'file', path: input } as const) : input),
-    z.discriminatedUnion('kind', [file, memory, striped, mirrored]),
-  ),
-);
-
-const striped = z.strictObject({
-  kind: z.literal('striped'),
-  stripe: size.default(64 * 1024),
-  of: z.array(device).min(1),
-});
-
-const mirrored = z.strictObject({ kind: z.literal('mirrored'), of: z.array(device).min(1) });
+/** Where devices are exported: an NBD URI without the name of an export. */
+const listen = parsed(parseListenUri);
+/** Where a process can be controlled: a path, or http://HOST:PORT. */
+const control = parsed(parseControlAddress);
 
 const server = z.strictObject({
-  /** Names the server, and its device in backups. */
-  id: z.string().regex(deviceIdPattern, deviceIdRule),
+  /** Names the server, its export, and its device in backups. */
+  id,
   device,
   /** Keep acknowledged writes in memory until they are flushed, so that a power cut can lose them. */
   volatileCache: z.boolean().default(false),
@@ -56,41 +39,105 @@ const server = z.strictObject({
   preImages: z
     .strictObject({ memory: size.optional(), spill: size.optional(), directory: z.string().optional() })
     .default({}),
+  /** For a server that runs in a process of its own. */
+  listen: listen.optional(),
+  control: control.optional(),
 });
 
-const cluster = z.strictObject({
-  servers: z
-    .array(server)
-    .min(1)
-    .superRefine((servers, context) => {
-      const seen = new Set<string>();
-      servers.forEach(({ id }, index) => {
-        if (seen.has(id))
-          context.addIssue({ code: 'custom', path: [index, 'id'], message: `two servers have the ID ${id}` });
-        seen.add(id);
-      });
-    }),
-});
+/** A virtual disk across servers. */
+const volumeCommon = {
+  /** Names its export. */
+  id,
+  /** IDs of servers. */
+  of: z.array(z.string()).min(1),
+  listen: listen.optional(),
+};
+const volume = z.discriminatedUnion('kind', [
+  z.strictObject({ kind: z.literal('striped'), stripe: size.default(64 * 1024), ...volumeCommon }),
+  z.strictObject({ kind: z.literal('mirrored'), ...volumeCommon }),
+]);
 
-export type DeviceConfig =
-  | { kind: 'file'; path: string; readOnly: boolean; create?: number | undefined }
-  | { kind: 'memory'; size: number }
-  | { kind: 'striped'; stripe: number; of: DeviceConfig[] }
-  | { kind: 'mirrored'; of: DeviceConfig[] };
+const cluster = z
+  .strictObject({
+    /** Where devices are exported that say nothing else. */
+    listen: listen.default(() => parseListenUri('nbd+unix:///?socket=cofferdam.sock')),
+    /** Where the process is controlled that serves all servers that say nothing else. */
+    control: control.default({ kind: 'unix', path: 'cofferdam-control.sock' }),
+    /** What a client of the control API has to know where it listens on TCP. */
+    token: z.string().min(16, 'a token has at least 16 characters').optional(),
+    servers: z.array(server).min(1),
+    volumes: z.array(volume).default([]),
+  })
+  .superRefine((config, context) => {
+    const refuse = (path: PropertyKey[], message: string): void =>
+      context.addIssue({ code: 'custom', path, message });
+    checkIds(config, refuse);
+    checkVolumes(config, refuse);
+    checkAddresses(config, refuse);
+  });
 
-/** A device as it is written in a configuration: a path, or an object with a `kind`. Sizes may be text. */
-export type DeviceInput =
-  | string
-  | { kind: 'file'; path: string; readOnly?: boolean | undefined; create?: number | string | undefined }
-  | { kind: 'memory'; size: number | string }
-  | { kind: 'striped'; stripe?: number | string | undefined; of: readonly DeviceInput[] }
-  | { kind: 'mirrored'; of: readonly DeviceInput[] };
+type Refuse = (path: PropertyKey[], message: string) => void;
+
+function checkIds({ servers, volumes }: ClusterConfig, refuse: Refuse): void {
+  const seen = new Set<string>();
+  for (const [field, entries] of Object.entries({ servers, volumes })) {
+    for (const [index, entry] of entries.entries()) {
+      if (seen.has(entry.id)) refuse([field, index, 'id'], `the ID ${entry.id} is used twice`);
+      seen.add(entry.id);
+    }
+  }
+}
+
+function checkVolumes({ servers, volumes }: ClusterConfig, refuse: Refuse): void {
+  const known = new Set(servers.map((entry) => entry.id));
+  for (const [index, { of }] of volumes.entries()) {
+    for (const [place, member] of of.entries()) {
+      if (!known.has(member)) refuse(['volumes', index, 'of', place], `there is no server ${member}`);
+      if (of.indexOf(member) < place) refuse(['volumes', index, 'of', place], `${member} is in it twice`);
+    }
+  }
+}
+
+function checkAddresses(
+  { listen: common, control: main, token, servers, volumes }: ClusterConfig,
+  refuse: Refuse,
+): void {
+  const listens = new Map<string, NbdUri>();
+  const checkListen = (path: PropertyKey[], uri: NbdUri): void => {
+    const key = JSON.stringify(uri.address);
+    const other = listens.get(key);
+    if (other && (other.tls !== uri.tls || other.tlsCertificates !== uri.tlsCertificates)) {
+      refuse(path, 'the same address is listed with other settings of TLS');
+    }
+    listens.set(key, uri);
+  };
+  const checkControl = (path: PropertyKey[], address: ControlAddress): void => {
+    if (address.kind === 'http' && token === undefined) {
+      refuse(path, 'on TCP the control API needs a token; set token');
+    }
+  };
+  checkListen(['listen'], common);
+  checkControl(['control'], main);
+  for (const [field, entries] of Object.entries({ servers, volumes })) {
+    for (const [index, entry] of entries.entries()) {
+      if (entry.listen) checkListen([field, index, 'listen'], entry.listen);
+      if ('control' in entry && entry.control) checkControl([field, index, 'control'], entry.control);
+    }
+  }
+}
+
+function parseListenUri(text: string): NbdUri {
+  const uri = parseNbdUri(text);
+  if (uri.exportName === '') return uri;
+  throw new CofferdamError('BAD_ARGUMENT', `${text}: leave out the export's name; each export has its own`);
+}
 
 /** A cluster as it is written, in YAML or as an object. */
 export type ClusterInput = z.input<typeof cluster>;
 /** A cluster after validation: defaults filled in, sizes in bytes. */
 export type ClusterConfig = z.output<typeof cluster>;
 export type ServerConfig = ClusterConfig['servers'][number];
+export type VolumeConfig = ClusterConfig['volumes'][number];
 
 /**
  * Validates a configuration given as an object.
@@ -123,9 +170,23 @@ export async function readClusterFile(path: string): Promise<ClusterConfig> {
   if (!result.success) {
     throw badConfig(path, result.error.issues, (fieldPath) => lineOf(document, lines, fieldPath));
   }
+  return atFolderOf(path, result.data);
+}
+
+function atFolderOf(path: string, config: ClusterConfig): ClusterConfig {
   const folder = dirname(resolve(path));
+  const listenAt = <T extends { listen?: NbdUri | undefined }>(entry: T): T =>
+    entry.listen ? { ...entry, listen: nbdUriAt(entry.listen, folder) } : entry;
   return {
-    servers: result.data.servers.map((entry) => ({ ...entry, device: atFolder(entry.device, folder) })),
+    ...config,
+    listen: nbdUriAt(config.listen, folder),
+    control: controlAddressAt(config.control, folder),
+    servers: config.servers.map((entry) => ({
+      ...listenAt(entry),
+      device: atFolder(entry.device, folder),
+      control: entry.control && controlAddressAt(entry.control, folder),
+    })),
+    volumes: config.volumes.map(listenAt),
   };
 }
 
@@ -149,16 +210,4 @@ function lineOf(document: Document, lines: LineCounter, path: PropertyKey[]): nu
     if (isNode(node) && node.range) return lines.linePos(node.range[0]).line;
   }
   return undefined;
-}
-
-function atFolder(config: DeviceConfig, folder: string): DeviceConfig {
-  switch (config.kind) {
-    case 'file':
-      return { ...config, path: resolve(folder, config.path) };
-    case 'memory':
-      return config;
-    case 'striped':
-    case 'mirrored':
-      return { ...config, of: config.of.map((child) => atFolder(child, folder)) };
-  }
 }

@@ -11,9 +11,9 @@ import {
   parseClusterConfig,
   readClusterFile,
   type ClusterInput,
-  type DeviceConfig,
   type ServerConfig,
 } from './cluster-config.js';
+import type { DeviceConfig } from './device-config.js';
 import { StorageServer } from './server.js';
 
 /** Storage servers of one process, each with its device, opened and closed together. */
@@ -28,6 +28,10 @@ export class Cluster implements AsyncDisposable {
   /** All servers, in the order of the configuration. */
   get servers(): StorageServer[] {
     return [...this.#members.values()].map((member) => member.server);
+  }
+
+  has(id: string): boolean {
+    return this.#members.has(id);
   }
 
   /** @throws CofferdamError UNKNOWN_DEVICE */
@@ -109,10 +113,18 @@ export async function openCluster(
   options: { clock?: Clock } = {},
 ): Promise<Cluster> {
   const config = typeof input === 'string' ? await readClusterFile(input) : parseClusterConfig(input);
+  return openServers(config.servers, options.clock ?? realClock);
+}
+
+/**
+ * Starts some of the servers of a configuration.
+ *
+ * @throws as {@link openCluster}, but not BAD_CONFIG
+ */
+export async function openServers(servers: readonly ServerConfig[], clock: Clock): Promise<Cluster> {
   const members = new Map<string, Member>();
   try {
-    for (const server of config.servers)
-      members.set(server.id, await openMember(server, options.clock ?? realClock));
+    for (const server of servers) members.set(server.id, await openMember(server, clock));
   } catch (error) {
     await new Cluster(members).close();
     throw error;

@@ -65,7 +65,12 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     this.#clock = options.clock ?? realClock;
     this.#preImages = options.preImages ?? {};
     this.#barrier = new WriteBarrier(options.id, this.#clock);
-    this.client = new ServedDevice(options.id, options.device, {
+    this.client = this.newClient();
+  }
+
+  /** Another view of the device as its clients see it, for someone who closes it. */
+  newClient(): BlockDevice {
+    return new ServedDevice(this.id, this.#device, {
       answer: (request) => this.#answer(request),
       answerNow: (request) => {
         this.#assertUp();
