@@ -57,6 +57,7 @@ export function upgradeToTls(stream: Duplex, credentials: ServerCredentials): Pr
       rejectUnauthorized: isClientVerified,
     });
     server.once('secureConnection', (secured) => {
+      secured.allowHalfOpen = true;
       // It is followed by `close`.
       secured.on('error', () => {});
       resolve(secured);
@@ -66,6 +67,8 @@ export function upgradeToTls(stream: Duplex, credentials: ServerCredentials): Pr
         new CofferdamError('CONNECTION_LOST', `the TLS handshake failed: ${error.message}`, { cause: error }),
       );
     });
+    // A client that leaves in the middle of this wants nothing more; later it may still want its replies.
+    stream.allowHalfOpen = false;
     server.emit('connection', stream);
   });
 }
