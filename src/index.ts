@@ -16,6 +16,7 @@ export { MirroredDevice } from './devices/mirrored.js';
 export { FaultyDevice, type FaultHandle, type FaultRule } from './devices/faulty.js';
 export { VolatileCacheDevice } from './devices/volatile-cache.js';
 
+export { NbdDevice, type NbdDeviceOptions } from './nbd/client/device.js';
 export { NbdServer, type NbdServerOptions } from './nbd/server.js';
 export type { ExportTable, MetaContext, NbdExport, StatusExtent } from './nbd/exports.js';
 export type { NbdServerTls } from './nbd/tls.js';

@@ -5,6 +5,7 @@ import { identityOf, openDevice } from '../devices/open.js';
 import { StripedDevice } from '../devices/striped.js';
 import { VolatileCacheDevice } from '../devices/volatile-cache.js';
 import type { BlockDevice } from '../devices/block-device.js';
+import { NbdDevice } from '../nbd/client/device.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
 import {
@@ -162,6 +163,8 @@ async function open(config: DeviceConfig): Promise<BlockDevice> {
       });
     case 'memory':
       return new MemoryDevice(config.size);
+    case 'nbd':
+      return NbdDevice.open(config.uri);
     case 'striped':
       return openComposite(
         config.of,
@@ -192,6 +195,7 @@ async function identitiesOf(config: DeviceConfig): Promise<string[]> {
     case 'file':
       return identityOf(config.path);
     case 'memory':
+    case 'nbd': // What an export stands on, its server does not tell.
       return [];
     case 'striped':
     case 'mirrored':

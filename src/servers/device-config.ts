@@ -1,11 +1,13 @@
 import { resolve } from 'node:path';
 import { z } from 'zod';
+import { formatNbdUri, nbdUriAt, parseNbdUri } from '../nbd/uri.js';
 import { messageOf } from '../runtime/errors.js';
 import { parseSize } from '../runtime/sizes.js';
 
 export type DeviceConfig =
   | { kind: 'file'; path: string; readOnly: boolean; create?: number | undefined }
   | { kind: 'memory'; size: number }
+  | { kind: 'nbd'; uri: string }
   | { kind: 'striped'; stripe: number; of: DeviceConfig[] }
   | { kind: 'mirrored'; of: DeviceConfig[] };
 
@@ -14,6 +16,7 @@ export type DeviceInput =
   | string
   | { kind: 'file'; path: string; readOnly?: boolean | undefined; create?: number | string | undefined }
   | { kind: 'memory'; size: number | string }
+  | { kind: 'nbd'; uri: string }
   | { kind: 'striped'; stripe?: number | string | undefined; of: readonly DeviceInput[] }
   | { kind: 'mirrored'; of: readonly DeviceInput[] };
 
@@ -38,12 +41,24 @@ const file = z.strictObject({
 
 const memory = z.strictObject({ kind: z.literal('memory'), size });
 
+/** An export of an NBD server. */
+const nbd = z.strictObject({
+  kind: z.literal('nbd'),
+  uri: z.string().superRefine((uri, context) => {
+    try {
+      parseNbdUri(uri);
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: messageOf(error) });
+    }
+  }),
+});
+
 /** A path stands for a device of kind `file`. */
 export const device: z.ZodType<DeviceConfig, DeviceInput> = z.lazy(() =>
   // Not a union with the plain path: of a union the message would only say that nothing fits.
   z.preprocess(
     (input: DeviceInput) => (typeof input === 'string' ? ({ kind: 'file', path: input } as const) : input),
-    z.discriminatedUnion('kind', [file, memory, striped, mirrored]),
+    z.discriminatedUnion('kind', [file, memory, nbd, striped, mirrored]),
   ),
 );
 
@@ -62,6 +77,8 @@ export function atFolder(config: DeviceConfig, folder: string): DeviceConfig {
       return { ...config, path: resolve(folder, config.path) };
     case 'memory':
       return config;
+    case 'nbd':
+      return { ...config, uri: formatNbdUri(nbdUriAt(parseNbdUri(config.uri), folder)) };
     case 'striped':
     case 'mirrored':
       return { ...config, of: config.of.map((child) => atFolder(child, folder)) };
