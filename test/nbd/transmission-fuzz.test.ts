@@ -1,5 +1,3 @@
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
 import { expect, test } from 'vitest';
 import { MemoryDevice } from '#src/devices/memory';
 import { baseAllocation } from '#src/nbd/block-status';
@@ -18,6 +16,7 @@ import { Transmission } from '#src/nbd/transmission';
 import { Random } from '#src/runtime/random';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { testSeed } from '../support/seed.js';
+import { usedBytes } from '../support/used-bytes.js';
 import { Pipe } from './pipe.js';
 import { encodeRequest, type WireRequest } from './wire.js';
 
@@ -207,13 +206,6 @@ test(
   'whatever is sent is answered as the protocol says, without crash, hang or growth',
   async () => {
     const seed = testSeed();
-    setFlagsFromString('--expose-gc');
-    const collect = runInNewContext('gc') as () => void;
-    const usedBytes = (): number => {
-      collect();
-      const { heapUsed, arrayBuffers } = process.memoryUsage();
-      return heapUsed + arrayBuffers;
-    };
     let inputs = 0;
     let warm = 0;
     for (let run = 0; run < runs; run++) {
