@@ -15,6 +15,7 @@ export { StripedDevice } from './devices/striped.js';
 export { MirroredDevice } from './devices/mirrored.js';
 export { FaultyDevice, type FaultHandle, type FaultRule } from './devices/faulty.js';
 export { VolatileCacheDevice } from './devices/volatile-cache.js';
+export { OverlayDevice, type OverlayOptions } from './devices/overlay.js';
 
 export { NbdDevice, type NbdDeviceOptions } from './nbd/client/device.js';
 export { NbdServer, type NbdServerOptions } from './nbd/server.js';

@@ -50,6 +50,7 @@ export const errorCodes = {
 
   // Overlays
   NOT_AN_OVERLAY: 'this is not an overlay of the device it is laid over',
+  OVERLAY_CORRUPT: 'the map of an overlay fails its checksum',
 
   // The image
   NOT_AN_IMAGE: 'this is not a cofferdam backup image',

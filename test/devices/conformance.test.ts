@@ -7,6 +7,8 @@ import { FaultyDevice } from '#src/devices/faulty';
 import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
 import { MirroredDevice } from '#src/devices/mirrored';
+import { newLayout } from '#src/devices/overlay-header';
+import { OverlayDevice } from '#src/devices/overlay';
 import { StripedDevice } from '#src/devices/striped';
 import { VolatileCacheDevice } from '#src/devices/volatile-cache';
 import { realClock } from '#src/runtime/clock';
@@ -197,4 +199,23 @@ testConformance({
     onFiles(async (directory) => new VolatileCacheDevice(await newFile(directory, 'image', size))),
   openReadOnly: (size) =>
     onFiles(async (directory) => new VolatileCacheDevice(await readOnlyFile(directory, 'image', size))),
+});
+
+/** An overlay in a jittery file over a jittery base, both of which take every liberty they have. */
+async function jitteryOverlay(size: number): Promise<Subject> {
+  const base = new JitteryDevice(size, new Random(size));
+  const file = new JitteryDevice(newLayout(size).fileBytes, new Random(size + 1));
+  return subject(await OverlayDevice.on(file, { base, baseName: 'zeros' }));
+}
+
+testConformance({ name: 'overlay, jittery', sizeBytes: odd, anySize: true, test, open: jitteryOverlay });
+
+testConformance({
+  name: 'overlay in a file',
+  sizeBytes: odd,
+  test,
+  open: (size) =>
+    onFiles((directory) =>
+      OverlayDevice.open(directory.file('overlay'), { base: new MemoryDevice(size), baseName: 'zeros' }),
+    ),
 });

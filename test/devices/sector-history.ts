@@ -24,6 +24,14 @@ export class SectorHistory {
     this.#durable = this.#versions.map(() => 0);
   }
 
+  /** The history as it is now, whatever happens later. */
+  copy(): SectorHistory {
+    const copy = new SectorHistory(new Uint8Array(this.#sizeBytes));
+    copy.#versions.splice(0, Infinity, ...this.#versions.map((versions) => versions.slice()));
+    copy.#durable.splice(0, Infinity, ...this.#durable);
+    return copy;
+  }
+
   /** A change was sent. Its sectors may have it from now on. */
   sent(request: ModelRequest): void {
     for (const sector of this.sectorsOf(request)) this.#versions[sector]?.push(this.#after(sector, request));
