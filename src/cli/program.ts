@@ -3,6 +3,7 @@ import type { CommandContext } from './command.js';
 import { addBackup } from './commands/backup.js';
 import { addDemo } from './commands/demo.js';
 import { addList } from './commands/list.js';
+import { addOpen } from './commands/open.js';
 import { addRestore } from './commands/restore.js';
 import { addServe } from './commands/serve.js';
 import { addShow } from './commands/show.js';
@@ -45,6 +46,7 @@ export function createProgram(context: CommandContext): Command {
   addShow(program, context);
   addVerify(program, context);
   addRestore(program, context);
+  addOpen(program, context);
   addServe(program, context);
   addWitness(program, context);
   return program;

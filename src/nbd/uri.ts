@@ -68,6 +68,17 @@ export function parseNbdUri(text: string): NbdUri {
   };
 }
 
+/**
+ * Where a server is to listen: an NBD URI that names no export.
+ *
+ * @throws CofferdamError BAD_ARGUMENT
+ */
+export function parseListenUri(text: string): NbdUri {
+  const uri = parseNbdUri(text);
+  if (uri.exportName === '') return uri;
+  throw new CofferdamError('BAD_ARGUMENT', `${text}: leave out the export's name; each export has its own`);
+}
+
 function exportNameOf(url: URL, refuse: (why: string) => CofferdamError): string {
   try {
     // One slash separates the name from the authority; further ones are part of it.

@@ -4,7 +4,7 @@ import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
 import { deviceIdPattern, deviceIdRule } from '../devices/device-id.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
-import { nbdUriAt, parseNbdUri, type NbdUri } from '../nbd/uri.js';
+import { nbdUriAt, parseListenUri, type NbdUri } from '../nbd/uri.js';
 import { controlAddressAt, parseControlAddress, type ControlAddress } from './control-address.js';
 import { atFolder, device, size } from './device-config.js';
 
@@ -124,12 +124,6 @@ function checkAddresses(
       if ('control' in entry && entry.control) checkControl([field, index, 'control'], entry.control);
     }
   }
-}
-
-function parseListenUri(text: string): NbdUri {
-  const uri = parseNbdUri(text);
-  if (uri.exportName === '') return uri;
-  throw new CofferdamError('BAD_ARGUMENT', `${text}: leave out the export's name; each export has its own`);
 }
 
 /** A cluster as it is written, in YAML or as an object. */
