@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { access, writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { findTool } from '#src/cli/demo/tool';
 import type { TemporaryDirectory } from '../test/support/directory.js';
@@ -75,9 +76,11 @@ async function start(
   socket: string,
   exportName: string,
 ): Promise<RunningNbdServer> {
+  // Some leave it behind when they end.
+  await rm(socket, { force: true });
   const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
   const ended = once(child, 'exit');
-  await socketOf(socket, child);
+  await accepts(socket, child);
   return {
     uri: `nbd+unix:///${exportName}?socket=${socket}`,
     async [Symbol.asyncDispose]() {
@@ -87,15 +90,17 @@ async function start(
   };
 }
 
-/** Waits until the program has made its socket, which it does when it listens. */
-async function socketOf(path: string, child: ChildProcess): Promise<void> {
+/** Waits until the program accepts connections. */
+async function accepts(path: string, child: ChildProcess): Promise<void> {
   for (;;) {
     if (child.exitCode !== null) throw new Error(`${child.spawnfile} ended with ${child.exitCode}`);
-    const exists = await access(path).then(
-      () => true,
-      () => false,
-    );
-    if (exists) return;
+    const socket = connect(path);
+    const isConnected = await new Promise<boolean>((resolve) => {
+      socket.on('connect', () => resolve(true));
+      socket.on('error', () => resolve(false));
+    });
+    socket.destroy();
+    if (isConnected) return;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }

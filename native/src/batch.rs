@@ -46,7 +46,7 @@ pub fn places(
 
 /// Writes all of `places` from `bytes`.
 pub fn write(file: &OpenFile, bytes: &[u8], places: &[Place]) -> Result<(), Failure> {
-    for place in places {
+    for place in places.iter().filter(|place| !place.bytes.is_empty()) {
         let mut pieces = [IoSlice::new(&bytes[place.bytes.clone()])];
         file.write(place.offset, &mut pieces).map_err(|error| {
             let range = place.offset..place.offset + place.bytes.len() as u64;

@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// Changes with every change of this file's functions, so that `src/core/native.ts` notices a stale build.
 #[napi]
-pub const INTERFACE_VERSION: u32 = 2;
+pub const INTERFACE_VERSION: u32 = 3;
 
 /// A failure as JavaScript sees it: what returns this may return it in place of its result.
 #[napi(object, object_from_js = false)]
@@ -185,26 +185,29 @@ fn floats(numbers: &TypedArray<AtomicU64>) -> impl ExactSizeIterator<Item = f64>
     bits.map(|bits| f64::from_bits(bits.load(Relaxed)))
 }
 
-/// `bytes` must not be over shared memory: a thread of libuv's pool takes them for plain bytes.
+/// Makes the writes of some batches, each a buffer and the places in it. A thread of libuv's pool takes the buffers for
+/// bytes that nobody changes.
 #[napi(catch_unwind)]
-pub fn write_batch(
+pub fn write(
     fd: f64,
-    bytes: Uint8Array,
-    places: TypedArray<AtomicU64>,
+    bytes: Vec<Uint8Array>,
+    places: Vec<TypedArray<AtomicU64>>,
 ) -> AsyncTask<WriteTask> {
+    let batches = bytes.into_iter().zip(&places).map(|(bytes, places)| {
+        let places = batch::places(floats(places), bytes.len())?;
+        Ok((bytes, places))
+    });
     AsyncTask::new(WriteTask {
         fd,
-        places: batch::places(floats(&places), bytes.len()),
-        bytes,
+        batches: batches.collect(),
     })
 }
 
-/// Writes of one batch, one after the other.
+/// Writes of some batches, one after the other.
 pub struct WriteTask {
     fd: f64,
-    places: Result<Vec<Place>, Failure>,
-    /// Keeps the buffer alive until the task has ended.
-    bytes: Uint8Array,
+    /// The buffers are kept alive until the task has ended.
+    batches: Result<Vec<(Uint8Array, Vec<Place>)>, Failure>,
 }
 
 impl Task for WriteTask {
@@ -213,8 +216,11 @@ impl Task for WriteTask {
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
         let write = || {
-            let places = self.places.as_ref().map_err(Failure::clone)?;
-            batch::write(&file(self.fd, "fd")?, &self.bytes, places)
+            let batches = self.batches.as_ref().map_err(Failure::clone)?;
+            let file = file(self.fd, "fd")?;
+            batches
+                .iter()
+                .try_for_each(|(bytes, places)| batch::write(&file, bytes, places))
         };
         Ok(write())
     }

@@ -162,8 +162,8 @@ export interface Core {
    * to 1. A core that cannot do so reads none.
    */
   readCached(fd: number, batch: Batch, done: Uint8Array): void;
-  /** Writes the places of a batch, one after the other; the first failure ends it. The bytes are not shared memory. */
-  writeBatch(fd: number, batch: Batch): Promise<void>;
+  /** Writes the places of batches, one after the other; the first failure ends it. Nobody changes their bytes meanwhile. */
+  write(fd: number, batches: readonly Batch[]): Promise<void>;
 }
 
 /** Requests of one kind whose bytes lie in one buffer. */

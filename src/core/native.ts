@@ -14,7 +14,7 @@ import {
 } from './core.js';
 
 /** What the native core must say its interface is; `INTERFACE_VERSION` of native/src/lib.rs. */
-const interfaceVersion = 2;
+const interfaceVersion = 3;
 
 const buildDirectory = fileURLToPath(new URL('../../native/build/', import.meta.url));
 
@@ -43,7 +43,7 @@ interface Binding {
   discard(fd: number, offsetBytes: number, lengthBytes: number): Promise<boolean | Failure>;
   dataRanges(fd: number, offsetBytes: number, lengthBytes: number): Float64Array | Failure;
   readCached(fd: number, bytes: Uint8Array, places: Float64Array, done: Uint8Array): null | Failure;
-  writeBatch(fd: number, bytes: Uint8Array, places: Float64Array): Promise<null | Failure>;
+  write(fd: number, bytes: Uint8Array[], places: Float64Array[]): Promise<null | Failure>;
 }
 
 const functionNames: readonly (keyof Binding)[] = [
@@ -57,7 +57,7 @@ const functionNames: readonly (keyof Binding)[] = [
   'discard',
   'dataRanges',
   'readCached',
-  'writeBatch',
+  'write',
 ];
 
 /**
@@ -87,8 +87,10 @@ export function loadNative(): Core {
     readCached: (fd, { bytes, places }, done) => {
       resultOf(binding.readCached(fd, bytes, places, done));
     },
-    writeBatch: async (fd, { bytes, places }) => {
-      resultOf(await binding.writeBatch(fd, bytes, places));
+    write: async (fd, batches) => {
+      const bytes = batches.map((batch) => batch.bytes);
+      const places = batches.map((batch) => batch.places);
+      resultOf(await binding.write(fd, bytes, places));
     },
   };
 }

@@ -5,7 +5,7 @@ import { PortableCopy } from './portable/copy.js';
 import { blockGeometry } from './portable/geometry.js';
 import { loadHashes } from './portable/hash.js';
 import { PortableRestore } from './portable/restore.js';
-import { writeBatch } from './portable/batch.js';
+import { writeBatches } from './portable/batch.js';
 import { isZero } from './portable/zero.js';
 
 /** The longest segment, which is also the largest block. */
@@ -36,6 +36,6 @@ export async function loadPortable(): Promise<Core> {
       lengthBytes === 0 ? new Float64Array() : Float64Array.of(offsetBytes, offsetBytes + lengthBytes),
     // Node has no way to ask the page cache alone.
     readCached: () => {},
-    writeBatch,
+    write: writeBatches,
   };
 }

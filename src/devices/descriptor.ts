@@ -15,6 +15,7 @@ import { endOf, type ByteRange } from './byte-range.js';
 import { DataSync } from './data-sync.js';
 import { Lifetime } from './lifetime.js';
 import { requestError } from './os-error.js';
+import { WriteQueue } from './write-queue.js';
 
 /** An open file or block special, and what is known about it. */
 export interface Descriptor {
@@ -42,6 +43,7 @@ export abstract class DescriptorDevice implements BlockDevice {
   readonly nativeSource: NativeSource;
   readonly #descriptor: Descriptor;
   readonly #sync: DataSync;
+  readonly #writes: WriteQueue;
   readonly #lifetime = new Lifetime(this);
 
   protected constructor(descriptor: Descriptor) {
@@ -50,6 +52,7 @@ export abstract class DescriptorDevice implements BlockDevice {
     this.capabilities = descriptor.capabilities;
     this.nativeSource = { fd: descriptor.handle.fd };
     this.#descriptor = descriptor;
+    this.#writes = new WriteQueue((batches) => descriptor.core.write(descriptor.handle.fd, batches));
     this.#sync = new DataSync(() =>
       this.#request('fdatasync', undefined, () => descriptor.handle.datasync()),
     );
@@ -82,8 +85,7 @@ export abstract class DescriptorDevice implements BlockDevice {
 
   async writeBatch(batch: Batch): Promise<void> {
     using _request = this.#lifetime.admitBatch('write', batch);
-    const { core, handle } = this.#descriptor;
-    await this.#request('writing', undefined, () => core.writeBatch(handle.fd, batch));
+    await this.#request('writing', undefined, () => this.#writes.add(batch));
   }
 
   async flush(): Promise<void> {
@@ -143,14 +145,9 @@ export abstract class DescriptorDevice implements BlockDevice {
 
   async #writeAll(offsetBytes: number, bytes: Uint8Array): Promise<void> {
     const { byteLength: lengthBytes } = bytes;
-    await this.#request('writing', { offsetBytes, lengthBytes }, async () => {
-      for (let done = 0; done < lengthBytes;) {
-        const length = Math.min(lengthBytes - done, MAX_TRANSFER_BYTES);
-        const { bytesWritten } = await this.#descriptor.handle.write(bytes, done, length, offsetBytes + done);
-        if (bytesWritten === 0) throw new Error('the operating system wrote nothing and gave no reason');
-        done += bytesWritten;
-      }
-    });
+    await this.#request('writing', { offsetBytes, lengthBytes }, () =>
+      this.#writes.add({ bytes, places: Float64Array.of(offsetBytes, 0, lengthBytes) }),
+    );
   }
 
   async #writeZeros(offsetBytes: number, lengthBytes: number): Promise<void> {

@@ -1,6 +1,7 @@
 import type { BlockDevice } from '../devices/block-device.js';
 import type { Core } from '../core/core.js';
 import { KiB } from '../runtime/sizes.js';
+import { bufferPool } from './buffer-pool.js';
 import { CommandFlag } from './protocol.js';
 import { dataHeader, holeChunk, type ReplyFormat } from './reply.js';
 import { has, type Request } from './request.js';
@@ -32,7 +33,6 @@ export class ReadBatch {
   readonly #context: ReadContext;
   readonly #requests: Request[] = [];
   #bytes = 0;
-  #spare: Buffer | undefined;
 
   constructor(context: ReadContext) {
     this.#context = context;
@@ -50,7 +50,7 @@ export class ReadBatch {
     if (this.#requests.length === 0) return;
     const requests = this.#requests.splice(0);
     const { format } = this.#context;
-    const buffer = this.#take(this.#bytes);
+    const buffer = bufferPool.take(this.#bytes);
     this.#bytes = 0;
     const places = new Float64Array(3 * requests.length);
     const done = new Uint8Array(requests.length);
@@ -77,7 +77,7 @@ export class ReadBatch {
     let users = requests.length;
     const release = (): void => {
       users--;
-      if (users === 0 && buffer.length <= 2 * BATCH_BYTES) this.#spare = buffer;
+      if (users === 0) bufferPool.give(buffer);
     };
     for (const [index, request] of requests.entries()) {
       const from = places[3 * index + 1] ?? 0;
@@ -128,17 +128,4 @@ export class ReadBatch {
         : [dataHeader(request, offsetBytes, to - from, done), data.subarray(from, to)];
     });
   }
-
-  /** A buffer of at least this many bytes; the last one again if it is free and long enough. */
-  #take(lengthBytes: number): Buffer {
-    const spare = this.#spare;
-    this.#spare = undefined;
-    if (spare && spare.length >= lengthBytes) return spare;
-    return Buffer.allocUnsafeSlow(lengthBytes > BATCH_BYTES ? lengthBytes : roundUp(lengthBytes));
-  }
-}
-
-/** Lengths that come up again and again, so that a buffer fits the next batch too. */
-function roundUp(lengthBytes: number): number {
-  return 2 ** Math.ceil(Math.log2(Math.max(lengthBytes, HOLE_BYTES)));
 }

@@ -1,4 +1,5 @@
 import { CofferdamError } from '../runtime/errors.js';
+import { bufferPool } from './buffer-pool.js';
 import { Command, Errno, Length, REQUEST_MAGIC, type ErrorNumber } from './protocol.js';
 import { decodeRequest, payloadBytesOf, type Request } from './request.js';
 
@@ -8,8 +9,12 @@ export interface RequestSink {
   readonly full: boolean;
   /** A header has come. Answers whether the request may go on; its payload is passed over if not. */
   begin(request: Request): ErrorNumber;
-  /** A request is whole. A payload lies at `at` in `bytes`, which are not used for anything else from now on. */
-  complete(request: Request, bytes: Buffer, at: number): void;
+  /**
+   * A request is whole. Its payload lies at `at` in `bytes`, which are not used for anything else from now on.
+   *
+   * @param release called when the payload is not needed any more; absent where nobody waits for that.
+   */
+  complete(request: Request, bytes: Buffer, at: number, release?: () => void): void;
   /** A request that may not go on, and all of whose payload was passed over. */
   refuse(request: Request, errno: ErrorNumber): void;
 }
@@ -82,7 +87,7 @@ export class RequestParser {
       this.#sink.complete(request, payloadBytes === 0 ? nothing : chunk, at);
       return request.command === Command.Disconnect ? chunk.length : at + payloadBytes;
     }
-    const filling = { request, bytes: Buffer.allocUnsafeSlow(payloadBytes), filledBytes: 0 };
+    const filling = { request, bytes: bufferPool.take(payloadBytes), filledBytes: 0 };
     this.#filling = filling;
     return this.#fill(filling, chunk, at);
   }
@@ -96,7 +101,7 @@ export class RequestParser {
     filling.filledBytes += copied;
     if (filling.filledBytes === filling.bytes.length) {
       this.#filling = undefined;
-      this.#sink.complete(filling.request, filling.bytes, 0);
+      this.#sink.complete(filling.request, filling.bytes, 0, () => bufferPool.give(filling.bytes));
     }
     return at + copied;
   }

@@ -129,7 +129,7 @@ export class Transmission {
   }
 
   /** For the parser. */
-  complete(request: Request, bytes: Buffer, at: number): void {
+  complete(request: Request, bytes: Buffer, at: number, release?: () => void): void {
     if (request.command === Command.Disconnect) {
       this.#chargedBytes -= chargeOf(request);
       this.drain();
@@ -138,8 +138,8 @@ export class Transmission {
     this.#inFlight++;
     const isFua = has(request, CommandFlag.Fua);
     if (request.command === Command.Read && request.lengthBytes > 0) this.#reads?.add(request);
-    else if (request.command === Command.Write && !isFua) this.#writes.add(request, bytes, at);
-    else void this.#answer(request, bytes.subarray(at, at + request.lengthBytes), isFua);
+    else if (request.command === Command.Write && !isFua && !release) this.#writes.add(request, bytes, at);
+    else void this.#answer(request, bytes.subarray(at, at + request.lengthBytes), isFua, release);
   }
 
   #receive(chunk: Buffer): void {
@@ -160,12 +160,14 @@ export class Transmission {
     this.#outbox.flush();
   }
 
-  async #answer(request: Request, payload: Buffer, isFua: boolean): Promise<void> {
+  async #answer(request: Request, payload: Buffer, isFua: boolean, release?: () => void): Promise<void> {
     try {
       const parts = await this.#execute(request, payload, isFua);
       this.#reply(request, parts);
     } catch (error) {
       this.#fail(request, error);
+    } finally {
+      release?.();
     }
   }
 

@@ -58,7 +58,7 @@ describe('a configuration', () => {
       /"big" is not a size/,
     ],
     ['an ID that is a path', { servers: [memory('../a')] }, /servers\.0\.id/],
-    ['an ID twice', { servers: [memory('a'), memory('a')] }, /two servers have the ID a/],
+    ['an ID twice', { servers: [memory('a'), memory('a')] }, /the ID a is used twice/],
     ['nothing at all', undefined, /the whole/],
   ] as const)('with %s is refused', async ([, config, message]) => {
     const refused = openCluster(config as never);

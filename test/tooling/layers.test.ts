@@ -15,6 +15,7 @@ const layers = [
   'nbd',
   'servers',
   'backup',
+  'service',
   'witness',
   'cli',
   'index',
