@@ -1,4 +1,5 @@
 import type { BlockDevice } from '../devices/block-device.js';
+import { NbdDevice } from '../nbd/client/device.js';
 import type { NbdExport } from '../nbd/exports.js';
 import { formatNbdUri, type NbdUri } from '../nbd/uri.js';
 import { realClock, type Clock } from '../runtime/clock.js';
@@ -138,8 +139,8 @@ export class ClusterService implements AsyncDisposable {
   /** A server of this process through a client of its own, since a volume closes its members; another over NBD. */
   async #openMember(id: string): Promise<BlockDevice> {
     if (this.cluster.has(id)) return this.cluster.server(id).newClient();
-    const at = formatNbdUri({ ...this.#listenOf(this.#serverConfig(id)), exportName: id });
-    throw new CofferdamError('DEVICE_UNSUPPORTED', `${at}: a volume needs its servers in the same process`);
+    const at = this.#listenOf(this.#serverConfig(id));
+    return await NbdDevice.open(formatNbdUri({ ...at, exportName: id }));
   }
 
   #note(name: string, kind: ServedExport['kind'], { sizeBytes }: BlockDevice): void {
