@@ -1,6 +1,7 @@
 import { basename, extname } from 'node:path';
 import { CofferdamError } from '../runtime/errors.js';
 import { parseDurationMs, parseSize } from '../runtime/sizes.js';
+import { isNbdUri, parseNbdUri } from '../nbd/uri.js';
 import { checkDeviceId, deviceIdPattern } from '../devices/device-id.js';
 
 /** A device or file that the user named, and the ID it goes by. */
@@ -77,6 +78,23 @@ export function idAndPath(option: string, text: string): NamedPath {
     throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" must be ID=PATH`);
   }
   return { id: checkDeviceId(id), path: nonEmpty(option, text, path) };
+}
+
+/**
+ * `[ID=]NBD-URI`. Without an ID it is the name of the export.
+ *
+ * @throws CofferdamError BAD_ARGUMENT
+ */
+export function namedUri(option: string, text: string): NamedPath {
+  const { id, path } = isNbdUri(text)
+    ? { id: parseNbdUri(text).exportName, path: text }
+    : idAndPath(option, text);
+  parseNbdUri(path);
+  if (deviceIdPattern.test(id)) return { id, path };
+  throw new CofferdamError(
+    'BAD_ARGUMENT',
+    `${option}: the export of ${text} has no name that can be a device ID; give one yourself, as ID=URI`,
+  );
 }
 
 /**

@@ -1,5 +1,7 @@
 import type { BlockDevice } from '../devices/block-device.js';
 import { openDevice } from '../devices/open.js';
+import { NbdDevice } from '../nbd/client/device.js';
+import { isNbdUri } from '../nbd/uri.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { readHistory } from '../witness/history-file.js';
 import type { History } from '../witness/history.js';
@@ -8,14 +10,14 @@ import type { WorkloadStatistics } from '../witness/statistics.js';
 import type { Verdict } from '../witness/verdict.js';
 import type { NamedPath } from './arguments.js';
 
-/** What became of judging files. */
+/** What became of judging files, block devices or NBD exports. */
 export interface FileJudgement {
   verdict: CopyVerdict;
   warnings: string[];
 }
 
 /**
- * Judges files or block devices as the last copy that a history tells of.
+ * Judges files, block devices or NBD exports as the last copy that a history tells of.
  *
  * @throws CofferdamError BAD_HISTORY, UNKNOWN_DEVICE, and what opening and reading devices throws
  */
@@ -37,7 +39,10 @@ export async function judgeFiles(
           { device: id },
         );
       }
-      devices.set(id, await openDevice(path, { readOnly: true }));
+      devices.set(
+        id,
+        isNbdUri(path) ? await NbdDevice.open(path) : await openDevice(path, { readOnly: true }),
+      );
     }
     const verdict = await judgeCopy(history, devices, history.windowOf(copy), signal);
     const warnings =

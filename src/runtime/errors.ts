@@ -62,6 +62,7 @@ export const errorCodes = {
 
   // The witness
   BAD_HISTORY: 'a witness history cannot be read',
+  COMMAND_FAILED: 'the command that was to take a copy failed',
   NOT_CONSISTENT: 'the witness proved that a copy is not crash-consistent',
 } as const;
 

@@ -1,7 +1,7 @@
 import { backup, type BackupOptions, type BackupResult } from '../backup/backup.js';
 import { GenerationDevice } from '../backup/image/generation-device.js';
 import { openImage } from '../backup/image/open.js';
-import { realClock, sleep } from '../runtime/clock.js';
+import { realClock } from '../runtime/clock.js';
 import type { Cluster } from '../servers/cluster.js';
 import { SECTOR_BYTES } from '../runtime/sizes.js';
 import type { Area } from './area.js';
@@ -10,7 +10,7 @@ import { History, type HistoryHeader } from './history.js';
 import { judgeCopy, type CopyVerdict } from './judge.js';
 import { freshRun } from './stamp.js';
 import type { WorkloadStatistics } from './statistics.js';
-import { Workload, type WorkloadOptions } from './workload.js';
+import { watchCopy } from './watched-copy.js';
 
 export interface WitnessRunOptions extends Omit<BackupOptions, 'servers' | 'to' | 'initialise'> {
   /** The servers to write to and to back up. */
@@ -49,42 +49,24 @@ export async function witnessRun(options: WitnessRunOptions): Promise<WitnessRun
   const header: HistoryHeader = { run: freshRun(), seed, areas: options.areas ?? wholeDevices(cluster) };
   using file = options.historyPath === undefined ? undefined : new HistoryFile(options.historyPath, header);
   const history = file?.history ?? new History(header);
-  const workload = new Workload(
-    history,
-    new Map(cluster.servers.map(({ id, client }) => [id, client])),
-    clock,
+  const { copy, result, workload } = await watchCopy(
+    {
+      history,
+      devices: new Map(cluster.servers.map(({ id, client }) => [id, client])),
+      clock,
+      writers: options.writers,
+      writesPerSecond: options.writesPerSecond,
+      beforeMs: options.beforeMs ?? 100,
+      afterMs: options.afterMs ?? 50,
+      signal: options.signal,
+    },
+    (signal) => backup({ ...options, signal, servers: cluster.servers }),
   );
-  await workload.prepare();
-
-  const stop = new AbortController();
-  const running = workload.run(workloadOptions(options, stop.signal));
-  // Clients that cannot go on, as when the history's disk is full, end the run; awaiting them below throws why.
-  const broken = new AbortController();
-  running.catch((error: unknown) => broken.abort(error));
-  const signal = options.signal ? AbortSignal.any([options.signal, broken.signal]) : broken.signal;
-  let copy: number;
-  let result: BackupResult;
-  try {
-    await sleep(clock, options.beforeMs ?? 100, signal);
-    copy = history.requestCopy();
-    result = await backup({ ...options, signal, servers: cluster.servers });
-    history.completeCopy(copy);
-    await sleep(clock, options.afterMs ?? 50, signal);
-  } finally {
-    stop.abort();
-    await running;
-  }
-
   return {
     backup: result,
     verdict: await judgeGeneration(history, copy, options.to, result.generation),
-    workload: workload.statistics,
+    workload,
   };
-}
-
-function workloadOptions(options: WitnessRunOptions, signal: AbortSignal): WorkloadOptions {
-  const { writers = 8, writesPerSecond } = options;
-  return { writers, signal, ...(writesPerSecond === undefined ? {} : { writesPerSecond }) };
 }
 
 function wholeDevices(cluster: Cluster): Area[] {

@@ -20,7 +20,7 @@ export interface WorkloadOptions {
   /** Ends the run after that many writes. Default: none. */
   maxWrites?: number;
   /** A rate that all writers together keep to. Default: as fast as the devices answer. */
-  writesPerSecond?: number;
+  writesPerSecond?: number | undefined;
   /** How long a request may take before it counts as failed, in ms. Default 30 000. */
   timeoutMs?: number;
   /**

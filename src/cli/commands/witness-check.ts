@@ -20,7 +20,7 @@ export function addWitnessCheck(witness: Command, context: CommandContext): void
       'what the clients recorded, as JSON Lines; the last copy in it is judged',
     )
     .addOption(
-      new Option('--image <ID=path...>', 'copy of a device: a file or a block device')
+      new Option('--image <ID=path...>', 'copy of a device: a file, a block device or an NBD URI')
         .argParser(paths('--image', idAndPath))
         .makeOptionMandatory(),
     )
