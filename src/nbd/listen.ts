@@ -60,7 +60,7 @@ async function tryListen(server: Server, options: ListenOptions): Promise<boolea
  * 2. Move aside what is there now, in one step, so that nobody else can touch it.
  * 3. Remove it if it is the one of step 1; else put it back.
  */
-async function removeDeadSocket(path: string): Promise<void> {
+export async function removeDeadSocket(path: string): Promise<void> {
   const seen = await identityOf(path);
   if (seen === undefined) return;
   if (await answers(path)) throw busy(path, 'another server listens there');

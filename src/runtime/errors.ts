@@ -32,6 +32,8 @@ export const errorCodes = {
   CONTROL_FAILED: 'a control request could not be carried out',
   UNKNOWN_JOB: 'no backup job with this number',
   UNKNOWN_SNAPSHOT: 'no snapshot of this name',
+  UNKNOWN_FAULT: 'no injected fault with this number',
+  FORBIDDEN: 'the control API was called without its token',
 
   // The cut
   EPOCH_STALE: 'the epoch is not higher than the last one this server saw',

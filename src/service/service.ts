@@ -4,6 +4,7 @@ import type { NbdExport } from '../nbd/exports.js';
 import { formatNbdUri, type NbdUri } from '../nbd/uri.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
+import { formatControlAddress, type ControlAddress } from '../servers/control-address.js';
 import { openServers, type Cluster } from '../servers/cluster.js';
 import type { ClusterConfig, ServerConfig, VolumeConfig } from '../servers/cluster-config.js';
 import { Listeners } from './listeners.js';
@@ -34,25 +35,34 @@ export class ClusterService implements AsyncDisposable {
   readonly cluster: Cluster;
   readonly #listeners: Listeners;
   readonly #config: ClusterConfig;
+  readonly #controlAddress: ControlAddress | undefined;
   readonly #exports: ServedExport[] = [];
   readonly #volumes = new Map<string, { device: BlockDevice; config: VolumeConfig }>();
   #closing: Promise<void> | undefined;
 
-  private constructor(config: ClusterConfig, cluster: Cluster, listeners: Listeners) {
+  private constructor(
+    config: ClusterConfig,
+    controlAddress: ControlAddress | undefined,
+    cluster: Cluster,
+    listeners: Listeners,
+  ) {
     this.#config = config;
+    this.#controlAddress = controlAddress;
     this.cluster = cluster;
     this.#listeners = listeners;
   }
 
   /**
-   * @throws CofferdamError UNKNOWN_DEVICE for an ID in `only` that there is not; DEVICE_BUSY and what else opening
+   * @throws CofferdamError UNKNOWN_DEVICE for an ID in `only` that there is not; BAD_CONFIG if the servers are to be
+   * controlled at several addresses, so by several processes; DEVICE_BUSY and what else opening
    * devices, connecting to other processes, and listening throw. Whatever was opened before is closed again.
    */
   static async start(config: ClusterConfig, options: ServiceOptions = {}): Promise<ClusterService> {
     const { only, clock = realClock } = options;
     const wanted = selection(config, only);
+    const controlAddress = commonControl(config, wanted.servers);
     const cluster = await openServers(wanted.servers, clock);
-    const service = new ClusterService(config, cluster, new Listeners(clock));
+    const service = new ClusterService(config, controlAddress, cluster, new Listeners(clock));
     try {
       for (const server of wanted.servers) await service.#exportServer(server);
       for (const volume of wanted.volumes) await service.#exportVolume(volume);
@@ -66,6 +76,11 @@ export class ClusterService implements AsyncDisposable {
   /** Servers first, then volumes, each in the order of the configuration. */
   get exports(): readonly ServedExport[] {
     return this.#exports;
+  }
+
+  /** Where this process is to be controlled; undefined if it has no servers, only volumes over those of others. */
+  get controlAddress(): ControlAddress | undefined {
+    return this.#controlAddress;
   }
 
   /** Exports something that belongs to a server, such as a snapshot, where that server itself is exported. */
@@ -174,4 +189,20 @@ function selection(
   }
   const isWanted = ({ id }: { id: string }): boolean => only.includes(id);
   return { servers: servers.filter(isWanted), volumes: volumes.filter(isWanted) };
+}
+
+/** @throws CofferdamError BAD_CONFIG */
+function commonControl(config: ClusterConfig, servers: readonly ServerConfig[]): ControlAddress | undefined {
+  const [first, ...others] = servers.map(({ id, control = config.control }) => ({ id, control }));
+  const address = first && formatControlAddress(first.control);
+  const other = others.find(({ control }) => formatControlAddress(control) !== address);
+  if (first && other) {
+    throw new CofferdamError(
+      'BAD_CONFIG',
+      `servers ${first.id} and ${other.id} are controlled at different addresses; serve each in a process of its own, ` +
+        `with --only ${first.id} and --only ${other.id}`,
+      { device: other.id },
+    );
+  }
+  return first?.control;
 }

@@ -1,9 +1,15 @@
+import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { backup, type BackupResult } from '../../backup/backup.js';
 import { checkBlockSize } from '../../backup/image/record.js';
 import type { HashAlgorithm } from '../../core/core.js';
 import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes.js';
-import { openCluster, type Cluster } from '../../servers/cluster.js';
+import { CofferdamError } from '../../runtime/errors.js';
+import { openCluster } from '../../servers/cluster.js';
+import { readClusterFile, type ClusterInput } from '../../servers/cluster-config.js';
+import { parseControlAddress } from '../../servers/control-address.js';
+import { ControlClient } from '../../service/control-client.js';
+import { backupCluster, backupProcess } from '../../service/remote-backup.js';
 import { duration, given, namedPath, paths, size, wholeNumber, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
@@ -13,7 +19,9 @@ import { consistencyInWords, count } from '../wording.js';
 
 interface Flags extends StrategyFlags {
   to: string;
-  device: readonly NamedPath[];
+  device?: readonly NamedPath[];
+  cluster?: string;
+  control?: string;
   blockSize: number;
   hash: HashAlgorithm;
   maxStall?: number;
@@ -25,26 +33,40 @@ interface Flags extends StrategyFlags {
 const help: CommandHelp = {
   summary: 'copy devices into a backup image',
   description: 'Copy devices as of one instant into a new generation of a backup image.',
-  example: 'cofferdam backup --to nightly.cofferdam --device db=/srv/db.img log=/srv/log.img',
+  example: `cofferdam backup --to nightly.cofferdam --cluster cluster.yaml
+cofferdam backup --to nightly.cofferdam --device db=/srv/db.img log=/srv/log.img`,
   remark: `Strategies:
   snapshot  all barriers go up for an instant; what would be overwritten afterwards is saved first
   hold      all barriers go up, each until its device is copied; needs no space besides
   rolling   one device after the other, and in the end a cut over all for what changed since
 
-The devices are opened for reading only, behind a barrier of this process. A program that writes
-to the same file on its own passes that barrier by: stop it first.`,
+--cluster and --control back up a cluster that \`cofferdam serve\` is serving, while its clients go on.
+Where one process serves it, the backup runs in that process; --to is a path on its machine.
+With --control http://..., COFFERDAM_TOKEN in the environment is the token.
+
+With --device the devices are opened for reading only, behind a barrier of this process. A program
+that writes to the same file on its own passes that barrier by: stop it first.`,
 };
 
 export function addBackup(program: Command, context: CommandContext): void {
   const command = addCommand(program, 'backup', help)
     .requiredOption('--to <image>', 'backup image: a file, made if it does not exist, or a block device')
     .addOption(
+      new Option('--cluster <file>', 'copy the devices of this cluster, which is being served').conflicts([
+        'device',
+        'control',
+      ]),
+    )
+    .addOption(
+      new Option('--control <address>', 'copy the devices of the process at this control address').conflicts(
+        'device',
+      ),
+    )
+    .addOption(
       new Option(
         '--device <[ID=]path...>',
         'file or block device to copy; its ID is its base name by default',
-      )
-        .argParser(paths('--device', namedPath))
-        .makeOptionMandatory(),
+      ).argParser(paths('--device', namedPath)),
     );
   addStrategyOptions(command)
     .addOption(
@@ -68,23 +90,14 @@ export function addBackup(program: Command, context: CommandContext): void {
 
 async function run(flags: Flags, context: CommandContext): Promise<void> {
   checkStrategy(flags);
-  await using cluster = await openCluster({
-    servers: flags.device.map(({ id, path }) => ({ id, device: { kind: 'file', path, readOnly: true } })),
-  });
-  const { warnings, ...result } = await copy(cluster, flags, context);
+  const { warnings, ...result } = await copy(flags, context);
   context.output.warn(warnings);
   context.output.result({ image: flags.to, ...result }, describe(flags.to, result));
 }
 
-async function copy(
-  cluster: Cluster,
-  flags: Flags,
-  { output, signal }: CommandContext,
-): Promise<BackupResult> {
+async function copy(flags: Flags, { output, signal }: CommandContext): Promise<BackupResult> {
   using bars = new ProgressBars(output.stderr);
-  return await backup({
-    servers: cluster.servers,
-    to: flags.to,
+  const options = {
     initialise: flags.init ?? false,
     strategy: flags.strategy,
     closingCut: flags.closingCut,
@@ -93,7 +106,27 @@ async function copy(
     signal,
     ...given({ maxStallMs: flags.maxStall, limitBytesPerSecond: flags.limit, workers: flags.workers }),
     ...bars.options,
-  });
+  };
+  // Another process may have another working directory.
+  const served = { ...options, to: resolve(flags.to) };
+  if (flags.cluster !== undefined) return await backupCluster(await readClusterFile(flags.cluster), served);
+  if (flags.control !== undefined) {
+    const token = process.env['COFFERDAM_TOKEN'];
+    await using client = new ControlClient({ address: parseControlAddress(flags.control), token });
+    return await backupProcess(client, served);
+  }
+  await using cluster = await openCluster({ servers: devicesOf(flags) });
+  return await backup({ ...options, servers: cluster.servers, to: flags.to });
+}
+
+function devicesOf({ device }: Flags): ClusterInput['servers'] {
+  if (!device) {
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      'say what to copy, with --cluster FILE, --control ADDRESS or --device PATH',
+    );
+  }
+  return device.map(({ id, path }) => ({ id, device: { kind: 'file', path, readOnly: true } }));
 }
 
 function describe(image: string, result: Omit<BackupResult, 'warnings'>): string {

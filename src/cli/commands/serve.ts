@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
-import { formatControlAddress } from '../../servers/control-address.js';
 import { readClusterFile } from '../../servers/cluster-config.js';
+import { ControlApi } from '../../service/control-api.js';
 import { ClusterService } from '../../service/service.js';
 import { wholeNumber } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
@@ -45,7 +45,10 @@ export function addServe(program: Command, context: CommandContext): void {
 async function run(path: string, { only, readyFd }: Flags, context: CommandContext): Promise<void> {
   const config = await readClusterFile(path);
   await using service = await ClusterService.start(config, { only });
-  const control = formatControlAddress(config.control);
-  await serveUntilStopped(context, { control }, service.exports, [`control: ${control}`], readyFd);
+  const listen = service.controlAddress;
+  await using control = listen && (await ControlApi.listen({ service, listen, token: config.token }));
+  const lines = control ? [`control: ${control.uri}`] : [];
+  await serveUntilStopped(context, { control: control?.uri ?? null }, service.exports, lines, readyFd);
+  await control?.close();
   await service.close();
 }

@@ -1,0 +1,70 @@
+import { randomUUID } from 'node:crypto';
+import type { Clock } from '../runtime/clock.js';
+import { CofferdamError } from '../runtime/errors.js';
+
+/** How long something is kept for a coordinator that says nothing, in ms. */
+export const LEASE_MS = 15_000;
+
+interface Lease<T> {
+  value: T;
+  end: () => Promise<void>;
+  timer: Disposable;
+}
+
+/**
+ * What a server keeps for coordinators in other processes. A coordinator that dies renews nothing, so nothing of it
+ * stays: no snapshot, whose pre-images take space, and no tracking of changes.
+ *
+ * Invariant: `end` of everything that was granted is called exactly once: when it is given back, when its lease runs out,
+ * or when all end.
+ */
+export class Leases<T> {
+  readonly #clock: Clock;
+  readonly #leases = new Map<string, Lease<T>>();
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** @returns the handle by which it is renewed and given back. */
+  grant(value: T, end: () => Promise<void>): string {
+    const id = randomUUID();
+    this.#leases.set(id, { value, end, timer: this.#timer(id) });
+    return id;
+  }
+
+  /**
+   * What was granted under a handle; its lease begins anew.
+   *
+   * @throws CofferdamError UNKNOWN_SNAPSHOT if it ran out, was given back, or is of another run of the server.
+   */
+  renew(id: string): T {
+    const lease = this.#leases.get(id);
+    if (!lease) {
+      throw new CofferdamError(
+        'UNKNOWN_SNAPSHOT',
+        `nothing is kept under ${id}; its lease of ${LEASE_MS} ms ran out, or the server has restarted`,
+      );
+    }
+    lease.timer[Symbol.dispose]();
+    lease.timer = this.#timer(id);
+    return lease.value;
+  }
+
+  /** Gives something back. Nothing happens if that was done before. */
+  async end(id: string): Promise<void> {
+    const lease = this.#leases.get(id);
+    if (!lease) return;
+    this.#leases.delete(id);
+    lease.timer[Symbol.dispose]();
+    await lease.end();
+  }
+
+  async endAll(): Promise<void> {
+    await Promise.allSettled([...this.#leases.keys()].map((id) => this.end(id)));
+  }
+
+  #timer(id: string): Disposable {
+    return this.#clock.setTimer(LEASE_MS, () => void this.end(id).catch(() => {}));
+  }
+}

@@ -1,0 +1,98 @@
+import { GroupCut } from '../backup/cut.js';
+import type { Clock } from '../runtime/clock.js';
+import { CofferdamError } from '../runtime/errors.js';
+import type { CutSource } from '../servers/control.js';
+import type { SnapshotStatusBody } from './control-schema.js';
+import type { ClusterService } from './service.js';
+
+export interface SnapshotOptions {
+  name: string;
+  /** IDs; default all. */
+  servers?: readonly string[] | undefined;
+  blockSizeBytes: number;
+  maxStallMs: number;
+}
+
+interface Snapshot {
+  status: SnapshotStatusBody;
+  sources: ReadonlyMap<string, CutSource>;
+  exports: Disposable[];
+}
+
+/** Crash-consistent snapshots that somebody asked for by name. They live, and take space, until they are dropped. */
+export class Snapshots {
+  readonly #service: ClusterService;
+  readonly #clock: Clock;
+  readonly #snapshots = new Map<string, Snapshot>();
+  readonly #beingMade = new Set<string>();
+
+  constructor(service: ClusterService, clock: Clock) {
+    this.#service = service;
+    this.#clock = clock;
+  }
+
+  list(): SnapshotStatusBody[] {
+    return [...this.#snapshots.values()].map(({ status }) => status);
+  }
+
+  /**
+   * Cuts some servers at one instant and exports each read-only as SERVER@NAME.
+   *
+   * @throws CofferdamError TARGET_EXISTS if there is one of this name; UNKNOWN_DEVICE; what a cut throws.
+   */
+  async create({
+    name,
+    servers: ids,
+    blockSizeBytes,
+    maxStallMs,
+  }: SnapshotOptions): Promise<SnapshotStatusBody> {
+    if (this.#snapshots.has(name) || this.#beingMade.has(name)) {
+      throw new CofferdamError('TARGET_EXISTS', `there is a snapshot ${name} already; drop it first`);
+    }
+    this.#beingMade.add(name);
+    try {
+      const { cluster } = this.#service;
+      const servers = ids ? ids.map((id) => cluster.server(id)) : cluster.servers;
+      await using cut = await GroupCut.raise(servers, {
+        clock: this.#clock,
+        fixedBy: 'snapshot',
+        blockSizeBytes,
+        maxStallMs,
+      });
+      await cut.finish();
+      return await this.#exportAll(name, cut.takeSources());
+    } finally {
+      this.#beingMade.delete(name);
+    }
+  }
+
+  /** @throws CofferdamError UNKNOWN_SNAPSHOT */
+  async drop(name: string): Promise<void> {
+    const snapshot = this.#snapshots.get(name);
+    if (!snapshot) throw new CofferdamError('UNKNOWN_SNAPSHOT', `there is no snapshot ${name}`);
+    this.#snapshots.delete(name);
+    for (const exported of snapshot.exports) exported[Symbol.dispose]();
+    await Promise.all([...snapshot.sources.values()].map((source) => source.close()));
+  }
+
+  async close(): Promise<void> {
+    await Promise.allSettled([...this.#snapshots.keys()].map((name) => this.drop(name)));
+  }
+
+  async #exportAll(name: string, sources: ReadonlyMap<string, CutSource>): Promise<SnapshotStatusBody> {
+    const snapshot: Snapshot = { status: { name, exports: [] }, sources, exports: [] };
+    this.#snapshots.set(name, snapshot);
+    try {
+      for (const [server, { device }] of sources) {
+        const entry = { name: `${server}@${name}`, device, description: `${server} as of snapshot ${name}` };
+        snapshot.exports.push(await this.#service.exportBeside(server, entry));
+        const uri = this.#service.uriOf(entry.name);
+        snapshot.status.exports.push({ server, uri, sizeBytes: device.sizeBytes });
+      }
+      return snapshot.status;
+    } catch (error) {
+      await this.drop(name);
+      throw error;
+    }
+  }
+}
