@@ -12,6 +12,7 @@ const commands = [
   'show',
   'verify',
   'restore',
+  'open',
   'witness run',
   'witness check',
 ] as const;
@@ -87,7 +88,18 @@ const wrong: readonly (readonly [line: string, names: string])[] = [
   ['witness run --servers 1 --seconds 0 --dir d', '--seconds'],
   ['witness run --servers 1 --seconds 1', '--dir'],
   ['witness run --servers 1 --seconds 1 --dir d --no-closing-cut', '--strategy rolling'],
+  ['open x', '--listen'],
+  ['open x --listen nbd+unix:///', 'socket'],
+  ['open x --listen nbd://localhost/a', 'leave out'],
+  ['open x --listen nbd://localhost --writable', '--overlay'],
+  ['open x --listen nbd://localhost --overlay o', '--writable'],
   ['witness check --history h', '--image'],
+  ['witness run --seconds 1', '--servers'],
+  ['witness run --seconds 1 --target nbd://localhost/a', '--copy'],
+  ['witness run --seconds 1 --target nbd://localhost/a --copy c', '--history'],
+  ['witness run --seconds 1 --target nbd://localhost/ --copy c --history h', 'ID=URI'],
+  ['witness run --seconds 1 --target a=b --copy c --history h', 'NBD'],
+  ['witness run --seconds 1 --target nbd://localhost/a --dir d', '--dir'],
   ['demo --seed x', '--seed'],
 ];
 
