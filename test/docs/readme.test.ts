@@ -20,7 +20,16 @@ function blocks(language: string): string[] {
 }
 
 describe('README', () => {
-  needs('cmp', 'truncate')(
+  needs(
+    'cmp',
+    'truncate',
+    'mkfifo',
+    'nbdinfo',
+    'nbdcopy',
+    'nbdkit',
+    'qemu-img',
+    'qemu-io',
+  )(
     'its shell examples run one after the other, in one folder',
     async () => {
       await using directory = temporaryDirectory();
