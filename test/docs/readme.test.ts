@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { describe, expect, test } from 'vitest';
 import { openCluster } from 'cofferdam';
 import { program } from '../support/cli.js';
-import { temporaryDirectory } from '../support/directory.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
 import { needs } from '../support/needs.js';
 import { runProcess } from '../support/process.js';
 
@@ -17,6 +17,15 @@ function blocks(language: string): string[] {
   return [...readme.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(
     (match) => match[1] ?? '',
   );
+}
+
+/** A folder for the PATH with the program in it. */
+async function programOnPath(directory: TemporaryDirectory): Promise<string> {
+  const bin = join(directory.path, 'bin');
+  await mkdir(bin);
+  await writeFile(join(bin, 'cofferdam'), `#!/bin/sh\nexec ${process.execPath} ${program} "$@"\n`);
+  await chmod(join(bin, 'cofferdam'), 0o755);
+  return bin;
 }
 
 describe('README', () => {
@@ -33,10 +42,7 @@ describe('README', () => {
     'its shell examples run one after the other, in one folder',
     async () => {
       await using directory = temporaryDirectory();
-      const bin = join(directory.path, 'bin');
-      await mkdir(bin);
-      await writeFile(join(bin, 'cofferdam'), `#!/bin/sh\nexec ${process.execPath} ${program} "$@"\n`);
-      await chmod(join(bin, 'cofferdam'), 0o755);
+      const bin = await programOnPath(directory);
       const scripts = blocks('sh');
       expect(scripts.length).toBeGreaterThan(0);
       const script = `set -eu\n${scripts.join('\n')}`;
@@ -50,6 +56,45 @@ describe('README', () => {
       expect(result.stdout).toContain('caught');
     },
     90_000,
+  );
+
+  needs(
+    'root',
+    '/dev/fuse',
+    'nbdfuse',
+    'losetup',
+    'mkfs.ext4',
+    'setpriv',
+    '/usr/lib/postgresql',
+  )(
+    'its recipes for file systems and PostgreSQL run',
+    async () => {
+      await using directory = temporaryDirectory();
+      const bin = await programOnPath(directory);
+      // The user that PostgreSQL runs as has to get to its files.
+      await chmod(directory.path, 0o755);
+      const serve = blocks('sh').find((script) => script.includes('cofferdam serve')) ?? '';
+      const script = `set -eu
+        cleanUp() {
+          umount data a b || true
+          for file in *.loop; do losetup --detach "$(cat "$file")" || true; done
+          for folder in *.fuse; do fusermount3 -u "$folder" || true; done
+          kill "$server"
+          wait
+        }
+        truncate --size 1M db.img
+        ${serve}
+        trap cleanUp EXIT
+        ${blocks('bash').join('\n')}`;
+      const result = await runProcess('/bin/bash', ['-c', script], {
+        cwd: directory.path,
+        env: { PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}${delimiter}/usr/sbin${delimiter}/sbin` },
+        timeoutMs: 90_000,
+      });
+      expect(result, result.stderr).toMatchObject({ exitCode: 0 });
+      expect(result.stdout).toContain('crash-consistent: all devices are as of one instant');
+    },
+    120_000,
   );
 
   test('its vitest example passes as it stands', async () => {
