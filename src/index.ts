@@ -24,7 +24,8 @@ export type { NbdServerTls } from './nbd/tls.js';
 export type { NbdAddress } from './nbd/uri.js';
 
 export { Cluster, openCluster } from './servers/cluster.js';
-export type { ClusterInput } from './servers/cluster-config.js';
+export { readClusterFile, type ClusterConfig, type ClusterInput } from './servers/cluster-config.js';
+export { parseControlAddress, type ControlAddress } from './servers/control-address.js';
 export type { DeviceInput } from './servers/device-config.js';
 export { StorageServer, type StorageServerOptions } from './servers/server.js';
 export type * from './servers/control.js';
@@ -47,6 +48,12 @@ export type {
 export { restore, type RestoreOptions, type RestoreResult } from './backup/restore.js';
 export { verify, type VerifyOptions, type VerifyReport } from './backup/verify.js';
 export type { BadRange } from './backup/bad-range.js';
+
+export { ClusterService, type ServedExport, type ServiceOptions } from './service/service.js';
+export { ControlApi, type ControlApiOptions } from './service/control-api.js';
+export { ControlClient, type ControlClientOptions } from './service/control-client.js';
+export { RemoteServer } from './service/remote-server.js';
+export { backupCluster, backupProcess, type RemoteBackupOptions } from './service/remote-backup.js';
 
 export { judgeCopy, type CopyVerdict } from './witness/judge.js';
 export { describeVerdict, type Verdict } from './witness/verdict.js';
