@@ -115,6 +115,11 @@ export class ScriptedServer implements AsyncDisposable {
     for (const socket of this.#sockets) socket.write(bytes);
   }
 
+  /** Sends bytes over one connection, while none before it has ended. */
+  sayTo(connection: number, bytes: Buffer): void {
+    [...this.#sockets][connection]?.write(bytes);
+  }
+
   /** How many requests of a kind came in. */
   count(command: number): number {
     return this.asked.filter((asked) => asked.command === command).length;
@@ -202,7 +207,7 @@ export function success(asked: Asked): Buffer {
   return chunk(asked, 0);
 }
 
-export function optionReply(option: number, type: number, data = Buffer.alloc(0)): Buffer {
+export function optionReply(option: number, type: number, data: Buffer = Buffer.alloc(0)): Buffer {
   return Buffer.concat([u64(OPTION_REPLY_MAGIC), u32(option), u32(type), u32(data.length), data]);
 }
 

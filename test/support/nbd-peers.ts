@@ -59,6 +59,7 @@ export async function startPeer(
   const kill = async (): Promise<void> => {
     if (pidFile !== undefined) {
       await killGroup(pidFile);
+      while (await accepts(address)) await delay(10);
       return;
     }
     if (child.exitCode !== null || child.signalCode !== null) return;

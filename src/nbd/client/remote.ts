@@ -82,9 +82,11 @@ export class Remote {
 
   /** @throws CofferdamError CONNECTION_LOST too if changes that were answered before may be gone. */
   async flush(): Promise<void> {
+    // Of several flushes at the same time each must tell: nobody hears what another one was told.
+    const reported = this.#reportedDoubts;
     const doubts = await this.#flush();
-    if (doubts <= this.#reportedDoubts) return;
-    this.#reportedDoubts = doubts;
+    if (doubts === reported) return;
+    this.#reportedDoubts = Math.max(this.#reportedDoubts, doubts);
     throw new CofferdamError(
       'CONNECTION_LOST',
       `${this.name}: the connection was lost after writes were answered and before they were flushed; they may be gone: ` +
