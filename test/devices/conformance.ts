@@ -281,6 +281,42 @@ export function testConformance(kind: DeviceKind): void {
       expect(differenceAt(found, bytes)).toBeUndefined();
     });
 
+    test('reads and writes that are sent together do what they do alone, where they can be', async () => {
+      await using subject = await open();
+      const { device } = subject;
+      const expected = randomBytes(sizeBytes, 7);
+      const bytes = new Uint8Array(20_000).fill(0xee);
+      bytes.set(expected.subarray(1000, 1700), 10);
+      bytes.set(expected.subarray(sizeBytes - 5000), 9000);
+      const places = Float64Array.of(1000, 10, 700, 50_000, 800, 0, sizeBytes - 5000, 9000, 5000);
+      await device.writeBatch?.({ bytes, places });
+      const zeros = new Uint8Array(sizeBytes);
+      if (device.writeBatch) {
+        zeros.set(expected.subarray(1000, 1700), 1000);
+        zeros.set(expected.subarray(sizeBytes - 5000), sizeBytes - 5000);
+      }
+      expect(differenceAt(await readBytes(device), zeros)).toBeUndefined();
+
+      const into = new Uint8Array(20_000).fill(0xee);
+      const done = new Uint8Array(3);
+      device.readNow?.({ bytes: into, places }, done);
+      for (const [index, isDone] of done.entries()) {
+        const [offset = 0, at = 0, length = 0] = places.subarray(3 * index, 3 * index + 3);
+        if (isDone === 0) await device.read(offset, into.subarray(at, at + length));
+      }
+      const around = new Uint8Array(20_000).fill(0xee);
+      around.set(zeros.subarray(1000, 1700), 10);
+      around.set(zeros.subarray(sizeBytes - 5000), 9000);
+      expect(differenceAt(into, around)).toBeUndefined();
+
+      const outside = { bytes, places: Float64Array.of(0, 0, 10, sizeBytes - 1, 10, 2) };
+      const untouched = new Uint8Array(2);
+      if (device.readNow) expect(() => device.readNow?.(outside, untouched)).toThrow('reaches past the end');
+      if (device.writeBatch)
+        await expect(device.writeBatch(outside)).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
+      expect(differenceAt(await readBytes(device), zeros)).toBeUndefined();
+    });
+
     test('close waits for the requests in flight', async () => {
       await using subject = await open();
       const { device } = subject;
