@@ -21,7 +21,8 @@ const help: CommandHelp = {
   example: `cofferdam open nightly.cofferdam --listen 'nbd+unix:///?socket=nightly.sock'
 cofferdam open nightly.cofferdam --generation 3 --listen nbd://localhost:10810 --writable --overlay trial`,
   remark: `With --writable, what is written goes to files: the image never changes. They are overlays of this generation, and
-opened with it again they have what was written before. Delete them to start anew.
+opened with it again they have what was written before. Delete them to start anew. No generation can be added to the image
+while it is open.
 
 ${endOfServing}`,
 };
