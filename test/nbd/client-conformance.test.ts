@@ -1,5 +1,11 @@
+import { test } from 'vitest';
+import type { BlockDevice } from '#src/devices/block-device';
+import { FileDevice } from '#src/devices/file';
+import { MemoryDevice } from '#src/devices/memory';
 import { NbdDevice, type NbdDeviceOptions } from '#src/nbd/client/device';
+import { NbdServer } from '#src/nbd/server';
 import { testConformance, type Subject } from '../devices/conformance.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
 import { needs } from '../support/needs.js';
 import {
   startNbdkit,
@@ -8,11 +14,30 @@ import {
   startQemuNbd,
   type NbdPeer,
 } from '../support/nbd-peers.js';
+import { tableOf } from './haggler.js';
 
 const odd = 200_001;
 const aligned = 256 * 1024;
 
-/** The whole of src/nbd/client over a server that others wrote. */
+/** The client over a server of this project over a device, which goes away with them. */
+async function overOwnServer(device: BlockDevice, directory: TemporaryDirectory): Promise<Subject> {
+  const server = await NbdServer.listen({
+    exports: tableOf([{ name: 'disk', device }]),
+    listen: { kind: 'unix', path: directory.file('nbd.sock') },
+  });
+  const client = await NbdDevice.open(server.uriOf('disk'));
+  return {
+    device: client,
+    [Symbol.asyncDispose]: async () => {
+      await client.close();
+      await server.close();
+      await device.close();
+      await directory[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** The client over a server that others wrote. */
 async function over(starting: Promise<NbdPeer>, options?: NbdDeviceOptions): Promise<Subject> {
   const peer = await starting;
   const device = await NbdDevice.open(peer.uri, options);
@@ -88,4 +113,30 @@ testConformance({
   test: needs('nbd-server'),
   open: (size) => over(startNbdServer(size, 'flush = true', 'fua = true', 'trim = true')),
   openReadOnly: (size) => over(startNbdServer(size, 'readonly = true')),
+});
+
+testConformance({
+  name: 'NBD, our own server over memory',
+  sizeBytes: odd,
+  anySize: true,
+  test,
+  open: (size) => overOwnServer(new MemoryDevice(size), temporaryDirectory()),
+});
+
+async function overOwnFile(size: number, readOnly: boolean): Promise<Subject> {
+  const directory = temporaryDirectory();
+  const path = directory.file('disk.img');
+  const file = await FileDevice.open(path, { create: { sizeBytes: size } });
+  if (!readOnly) return await overOwnServer(file, directory);
+  await file.close();
+  return await overOwnServer(await FileDevice.open(path, { readOnly }), directory);
+}
+
+testConformance({
+  name: 'NBD, our own server over a file',
+  sizeBytes: odd,
+  anySize: true,
+  test,
+  open: (size) => overOwnFile(size, false),
+  openReadOnly: (size) => overOwnFile(size, true),
 });

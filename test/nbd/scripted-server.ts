@@ -39,6 +39,8 @@ export interface Script {
   /** Minimum, preferred, maximum; none by default. */
   blockSizes?: [number, number, number];
   structured?: boolean;
+  /** Answers GO as a server that has never heard of it. */
+  knowsNoGo?: boolean;
   /** Sent in place of the greeting. */
   greeting?: Buffer;
   /** Sent in place of the replies to an option. Undefined: the right ones. */
@@ -147,7 +149,7 @@ export class ScriptedServer implements AsyncDisposable {
       const option = header.readUInt32BE(8);
       const data = await readExactly(socket, header.readUInt32BE(12));
       socket.write(this.script.answerOption?.(option, data) ?? this.#rightAnswer(option));
-      if (option === Option.Go || option === Option.ExportName) break;
+      if (option === Option.ExportName || (option === Option.Go && !this.script.knowsNoGo)) break;
     }
     for (;;) {
       const asked = await this.#request(socket, connection);
@@ -186,6 +188,7 @@ export class ScriptedServer implements AsyncDisposable {
         return Buffer.concat([optionReply(option, OptionReply.MetaContext, context), ack]);
       }
       case Option.Go: {
+        if (this.script.knowsNoGo) return optionReply(option, OptionReply.ErrUnsupported);
         const infos = [Buffer.concat([u16(InfoType.Export), u64(BigInt(sizeBytes)), u16(flags)])];
         if (blockSizes) infos.push(Buffer.concat([u16(InfoType.BlockSize), ...blockSizes.map(u32)]));
         return Buffer.concat([...infos.map((info) => optionReply(option, OptionReply.Info, info)), ack]);
