@@ -156,6 +156,16 @@ describe('flushes after a loss', () => {
     expect(outcome[0]).toBe('CONNECTION_LOST');
   });
 
+  test('fail if a write was answered in the same packet that ended the connection', async () => {
+    const answer = (to: Asked): Buffer =>
+      to.command === Command.Write ? Buffer.concat([success(to), Buffer.alloc(16)]) : success(to);
+    await using server = await ScriptedServer.start({ answer });
+    await using device = await NbdDevice.open(server.uri);
+    await device.write(0, sector());
+    await expect(device.flush()).rejects.toMatchObject(lost);
+    await device.flush();
+  });
+
   test('fail too where the server knows no flush', async () => {
     const flags = TransmissionFlag.HasFlags;
     expect((await afterLoss((device) => device.write(0, sector()), flags))[0]).toBe('CONNECTION_LOST');
@@ -301,6 +311,27 @@ test('what a server refuses because it shuts down is sent again to its successor
   expect(before.at(-1)?.command).toBe(Command.Disconnect);
   expect(server.asked.filter(({ connection }) => connection === 1)).toHaveLength(3);
   await device.flush();
+});
+
+test('a successor is not asked while the server that shuts down still works', async () => {
+  const answer = (to: Asked): Buffer | undefined => {
+    if (to.connection > 0) return success(to);
+    return to.command === Command.Write ? undefined : chunk(to, 2 ** 15 + 1, u32(Errno.ESHUTDOWN), u16(0));
+  };
+  await using server = await ScriptedServer.start({ answer });
+  await using device = await NbdDevice.open(server.uri);
+  const write = device.write(0, sector());
+  const read = device.read(0, sector());
+  await asked(server, Command.Read);
+  await asked(server, Command.Write);
+  expect(await isSettled(read)).toBe(false);
+  expect(server.accepted).toBe(1);
+  const held = server.asked.find(({ command }) => command === Command.Write);
+  if (held) server.sayTo(0, success(held));
+  await Promise.all([write, read]);
+  expect(server.accepted).toBe(2);
+  // The server that was left had answered the write and may have lost it.
+  await expect(device.flush()).rejects.toMatchObject(lost);
 });
 
 test('a device that is closed says goodbye on every connection', async () => {

@@ -252,8 +252,9 @@ describe('requests on the wire', () => {
       await using server = await ScriptedServer.start({ flags });
       await using device = await NbdDevice.open(server.uri, { connections });
       for (let round = 0; round < 20; round++) {
-        await Promise.all(Array.from({ length: 64 }, () => device.read(0, new Uint8Array(512))));
-        await device.flush();
+        const reads = Array.from({ length: 65 }, () => device.read(0, new Uint8Array(512)));
+        // The first connection is the busiest now, and flushes go over it all the same.
+        await Promise.all([...reads, device.flush()]);
       }
       const flushed = server.asked.filter(({ command }) => command === Command.Flush);
       expect(flushed.every(({ connection }) => connection === 0)).toBe(true);
