@@ -246,11 +246,12 @@ export class OverlayDevice implements BlockDevice {
   async #drop(blocks: ByteRange): Promise<void> {
     if (blocks.lengthBytes === 0) return;
     using _claim = await this.#lock.acquire(blocks.offsetBytes, blocks.lengthBytes);
-    const { first, count } = this.#numbersOf(blocks);
-    const inFile = [...this.#partsOf(blocks)].filter(({ state }) => state === BlockState.Data);
-    this.#map.set(first, count, BlockState.Zero);
-    // The map in the file may go on saying `Data` until the next flush: a power cut leaves what was there, or zeros.
-    for (const part of inFile) await this.#file.trim(this.#placeOf(part.offsetBytes), part.lengthBytes);
+    for (const { state, ...part } of this.#partsOf(blocks)) {
+      const { first, count } = this.#numbersOf(part);
+      this.#map.set(first, count, BlockState.Zero);
+      // The map in the file may go on saying `Data` until the next flush: a power cut leaves what was there, or zeros.
+      if (state === BlockState.Data) await this.#file.trim(this.#placeOf(part.offsetBytes), part.lengthBytes);
+    }
   }
 
   /** The parts of a range whose blocks are in one state each, in order. */

@@ -118,7 +118,7 @@ describe('a cluster that is served', () => {
   async function backUpUnderLoad(seed: number, ...options: string[]): ReturnType<typeof runAndCheck> {
     await using folder = temporaryDirectory();
     await writeFile(folder.file('cluster.yaml'), cluster);
-    await using served = await startCli(['serve', 'cluster.yaml'], folder.path);
+    await using served = await startCli(['serve', 'cluster.yaml'], { cwd: folder.path });
     const targets = ['a', 'b', 'c'].map((id) => ({ uri: served.uriOf(id) }));
     const cofferdam = `${process.execPath} ${program}`;
     const copy = [

@@ -1,6 +1,7 @@
 import { readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import type { Core } from '#src/core/core';
 import { loadCore } from '#src/core/load';
 import type { BlockDevice } from '#src/devices/block-device';
 import { FaultyDevice } from '#src/devices/faulty';
@@ -27,8 +28,8 @@ async function newBase(bytes = content): Promise<MemoryDevice> {
   return base;
 }
 
-async function openOverlay(path: string, baseName = 'random'): Promise<OverlayDevice> {
-  return await OverlayDevice.open(path, { base: await newBase(), baseName });
+async function openOverlay(path: string, baseName = 'random', core?: Core): Promise<OverlayDevice> {
+  return await OverlayDevice.open(path, { base: await newBase(), baseName, core });
 }
 
 /** Changes a byte of a file. */
@@ -144,9 +145,10 @@ describe('in a file', () => {
   needs('native core')('no other process has it either', async () => {
     await using directory = temporaryDirectory();
     const path = directory.file('overlay');
+    const core = await loadCore('native');
     await (await openOverlay(path)).close();
-    await using _holder = await holdOpen(path);
-    await expect(openOverlay(path)).rejects.toMatchObject({ code: 'DEVICE_BUSY' });
+    await using _holder = await holdOpen(path, { core: 'native' });
+    await expect(openOverlay(path, 'random', core)).rejects.toMatchObject({ code: 'DEVICE_BUSY' });
   });
 
   test('an overlay over something else is refused, and left as it is', async () => {
@@ -216,15 +218,15 @@ describe('in a file', () => {
     const path = directory.file('overlay');
     await writeFile(path, '');
     await truncate(path, newLayout(SIZE).fileBytes);
-    await using overlay = await openOverlay(path);
+    await using overlay = await openOverlay(path, 'random', await loadCore('native'));
     expect(differenceAt(await readBytes(overlay), content)).toBeUndefined();
   });
 
   needs('native core')('it takes the space of what was written, and gives back that of trims', async () => {
     await using directory = temporaryDirectory();
     const path = directory.file('overlay');
-    const base = new MemoryDevice(10 * GiB);
-    await using overlay = await OverlayDevice.open(path, { base, baseName: 'zeros' });
+    const [base, core] = [new MemoryDevice(10 * GiB), await loadCore('native')];
+    await using overlay = await OverlayDevice.open(path, { base, baseName: 'zeros', core });
     const used = async (): Promise<number> => (await stat(path)).blocks * 512;
     await overlay.write(5 * GiB, randomBytes(8 * MiB, 5), { fua: true });
     expect(await used()).toBeGreaterThanOrEqual(8 * MiB);

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import type { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { program } from './cli.js';
+import type { ProcessOptions } from './process.js';
 
 /** A `cofferdam` that serves something, in a process of its own. */
 export interface ServedCli extends AsyncDisposable {
@@ -16,9 +17,13 @@ export interface ServedCli extends AsyncDisposable {
 }
 
 /** Starts the compiled program and waits until it is ready; rejects with its stderr if it ends before. */
-export async function startCli(args: readonly string[], cwd?: string): Promise<ServedCli> {
+export async function startCli(
+  args: readonly string[],
+  { cwd, env }: Pick<ProcessOptions, 'cwd' | 'env'> = {},
+): Promise<ServedCli> {
   const child = spawn(process.execPath, [program, ...args, '--json', '--ready-fd', '3'], {
     cwd,
+    env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
   });
   const exited = once(child, 'exit').then(([code]) => code as number | null);
