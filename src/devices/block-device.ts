@@ -53,10 +53,10 @@ export interface BlockDevice extends AsyncDisposable {
    */
   readonly readNow?: ((batch: Batch, done: Uint8Array) => void) | undefined;
   /**
-   * The writes of a batch, in any order, none of them with `fua`; absent where they had better be sent one by one. When
-   * it fails, any of them may have been applied, and `write` tells which of them fail and why.
+   * The writes of some batches, in any order, none of them with `fua`; absent where they had better be sent one by one.
+   * When it fails, any of them may have been applied, and `write` tells which of them fail and why.
    */
-  readonly writeBatch?: ((batch: Batch) => Promise<void>) | undefined;
+  readonly writeBatch?: ((batches: readonly Batch[]) => Promise<void>) | undefined;
 }
 
 export interface WriteOptions {

@@ -83,9 +83,9 @@ export abstract class DescriptorDevice implements BlockDevice {
     core.readCached(handle.fd, batch, done);
   }
 
-  async writeBatch(batch: Batch): Promise<void> {
-    using _request = this.#lifetime.admitBatch('write', batch);
-    await this.#request('writing', undefined, () => this.#writes.add(batch));
+  async writeBatch(batches: readonly Batch[]): Promise<void> {
+    using _request = this.#lifetime.admitBatch('write', ...batches);
+    await this.#request('writing', undefined, () => this.#writes.add(batches));
   }
 
   async flush(): Promise<void> {
@@ -146,7 +146,7 @@ export abstract class DescriptorDevice implements BlockDevice {
   async #writeAll(offsetBytes: number, bytes: Uint8Array): Promise<void> {
     const { byteLength: lengthBytes } = bytes;
     await this.#request('writing', { offsetBytes, lengthBytes }, () =>
-      this.#writes.add({ bytes, places: Float64Array.of(offsetBytes, 0, lengthBytes) }),
+      this.#writes.add([{ bytes, places: Float64Array.of(offsetBytes, 0, lengthBytes) }]),
     );
   }
 

@@ -37,9 +37,11 @@ export class Lifetime {
   }
 
   /** Admits requests that are answered together; the caller disposes of the result when they are. */
-  admitBatch(operation: Operation, { places }: Batch): Disposable {
-    for (let i = 0; i < places.length; i += 3) {
-      checkRequest(this.#device, operation, places[i] ?? NaN, places[i + 2] ?? NaN);
+  admitBatch(operation: Operation, ...batches: readonly Batch[]): Disposable {
+    for (const { places } of batches) {
+      for (let i = 0; i < places.length; i += 3) {
+        checkRequest(this.#device, operation, places[i] ?? NaN, places[i + 2] ?? NaN);
+      }
     }
     return this.#count();
   }

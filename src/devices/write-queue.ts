@@ -5,7 +5,7 @@ import { MiB } from '../runtime/sizes.js';
 const TOGETHER_BYTES = MiB;
 
 interface Waiting {
-  batch: Batch;
+  batches: readonly Batch[];
   bytes: number;
   resolve: () => void;
   reject: (error: unknown) => void;
@@ -29,9 +29,10 @@ export class WriteQueue {
     this.#write = write;
   }
 
-  add(batch: Batch): Promise<void> {
+  /** Writes that succeed or fail as one. */
+  add(batches: readonly Batch[]): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ batch, bytes: bytesOf(batch), resolve, reject });
+      this.#waiting.push({ batches, bytes: bytesOf(batches), resolve, reject });
       if (!this.#isRunning) void this.#run();
     });
   }
@@ -45,7 +46,7 @@ export class WriteQueue {
 
   async #writeTogether(together: readonly Waiting[]): Promise<void> {
     try {
-      await this.#write(together.map(({ batch }) => batch));
+      await this.#write(together.flatMap(({ batches }) => batches));
       for (const { resolve } of together) resolve();
     } catch (error) {
       const [only, ...others] = together;
@@ -66,8 +67,8 @@ export class WriteQueue {
   }
 }
 
-function bytesOf({ places }: Batch): number {
+function bytesOf(batches: readonly Batch[]): number {
   let bytes = 0;
-  for (let i = 2; i < places.length; i += 3) bytes += places[i] ?? 0;
+  for (const { places } of batches) for (let i = 2; i < places.length; i += 3) bytes += places[i] ?? 0;
   return bytes;
 }

@@ -1,5 +1,4 @@
 import { CofferdamError } from '../runtime/errors.js';
-import { bufferPool } from './buffer-pool.js';
 import { Command, Errno, Length, REQUEST_MAGIC, type ErrorNumber } from './protocol.js';
 import { decodeRequest, payloadBytesOf, type Request } from './request.js';
 
@@ -9,14 +8,19 @@ export interface RequestSink {
   readonly full: boolean;
   /** A header has come. Answers whether the request may go on; its payload is passed over if not. */
   begin(request: Request): ErrorNumber;
-  /**
-   * A request is whole. Its payload lies at `at` in `bytes`, which are not used for anything else from now on.
-   *
-   * @param release called when the payload is not needed any more; absent where nobody waits for that.
-   */
-  complete(request: Request, bytes: Buffer, at: number, release?: () => void): void;
+  /** A request is whole. Its payload lies at `at` in `bytes`, which are not used for anything else from now on. */
+  complete(request: Request, bytes: Buffer, at: number): void;
+  /** A write is whole whose payload came in several packets. Its pieces are not used for anything else from now on. */
+  completeWrite(request: Request, pieces: readonly Buffer[]): void;
   /** A request that may not go on, and all of whose payload was passed over. */
   refuse(request: Request, errno: ErrorNumber): void;
+}
+
+/** A write whose payload comes in several packets. They are kept as they came: to put them together would be a copy. */
+interface Filling {
+  request: Request;
+  pieces: Buffer[];
+  leftBytes: number;
 }
 
 const nothing = Buffer.alloc(0);
@@ -33,7 +37,7 @@ export class RequestParser {
   readonly #sink: RequestSink;
   readonly #header = Buffer.alloc(Length.RequestHeader);
   #headerBytes = 0;
-  #filling: { request: Request; bytes: Buffer; filledBytes: number } | undefined;
+  #filling: Filling | undefined;
   #passing: { request: Request; errno: ErrorNumber; leftBytes: number } | undefined;
 
   constructor(sink: RequestSink) {
@@ -87,23 +91,20 @@ export class RequestParser {
       this.#sink.complete(request, payloadBytes === 0 ? nothing : chunk, at);
       return request.command === Command.Disconnect ? chunk.length : at + payloadBytes;
     }
-    const filling = { request, bytes: bufferPool.take(payloadBytes), filledBytes: 0 };
+    const filling = { request, pieces: [], leftBytes: payloadBytes };
     this.#filling = filling;
     return this.#fill(filling, chunk, at);
   }
 
-  #fill(
-    filling: { request: Request; bytes: Buffer; filledBytes: number },
-    chunk: Buffer,
-    at: number,
-  ): number {
-    const copied = chunk.copy(filling.bytes, filling.filledBytes, at);
-    filling.filledBytes += copied;
-    if (filling.filledBytes === filling.bytes.length) {
+  #fill(filling: Filling, chunk: Buffer, at: number): number {
+    const piece = chunk.subarray(at, at + filling.leftBytes);
+    if (piece.length > 0) filling.pieces.push(piece);
+    filling.leftBytes -= piece.length;
+    if (filling.leftBytes === 0) {
       this.#filling = undefined;
-      this.#sink.complete(filling.request, filling.bytes, 0, () => bufferPool.give(filling.bytes));
+      this.#sink.completeWrite(filling.request, filling.pieces);
     }
-    return at + copied;
+    return at + piece.length;
   }
 
   #pass(

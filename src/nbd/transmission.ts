@@ -129,7 +129,7 @@ export class Transmission {
   }
 
   /** For the parser. */
-  complete(request: Request, bytes: Buffer, at: number, release?: () => void): void {
+  complete(request: Request, bytes: Buffer, at: number): void {
     if (request.command === Command.Disconnect) {
       this.#chargedBytes -= chargeOf(request);
       this.drain();
@@ -138,8 +138,15 @@ export class Transmission {
     this.#inFlight++;
     const isFua = has(request, CommandFlag.Fua);
     if (request.command === Command.Read && request.lengthBytes > 0) this.#reads?.add(request);
-    else if (request.command === Command.Write && !isFua && !release) this.#writes.add(request, bytes, at);
-    else void this.#answer(request, bytes.subarray(at, at + request.lengthBytes), isFua, release);
+    else if (request.command === Command.Write && !isFua) this.#writes.add(request, bytes, at);
+    else void this.#answer(request, bytes.subarray(at, at + request.lengthBytes), isFua);
+  }
+
+  /** For the parser. */
+  completeWrite(request: Request, pieces: readonly Buffer[]): void {
+    this.#inFlight++;
+    if (has(request, CommandFlag.Fua)) void this.#answer(request, Buffer.concat(pieces), true);
+    else this.#writes.addInPieces(request, pieces);
   }
 
   #receive(chunk: Buffer): void {
@@ -160,14 +167,12 @@ export class Transmission {
     this.#outbox.flush();
   }
 
-  async #answer(request: Request, payload: Buffer, isFua: boolean, release?: () => void): Promise<void> {
+  async #answer(request: Request, payload: Buffer, isFua: boolean): Promise<void> {
     try {
       const parts = await this.#execute(request, payload, isFua);
       this.#reply(request, parts);
     } catch (error) {
       this.#fail(request, error);
-    } finally {
-      release?.();
     }
   }
 

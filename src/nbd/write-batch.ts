@@ -1,3 +1,4 @@
+import type { Batch } from '../core/core.js';
 import type { BlockDevice } from '../devices/block-device.js';
 import type { Request } from './request.js';
 
@@ -30,6 +31,11 @@ export class WriteBatch {
     this.#places.push(request.offsetBytes, at, request.lengthBytes);
   }
 
+  /** A write whose payload lies in several packets. It is begun at once. */
+  addInPieces(request: Request, pieces: readonly Buffer[]): void {
+    void this.#writeInPieces(request, pieces);
+  }
+
   /** Begins all writes that were added. */
   run(): void {
     const bytes = this.#bytes;
@@ -46,7 +52,7 @@ export class WriteBatch {
     const { device } = this.#context;
     if (device.writeBatch && requests.length > 1) {
       try {
-        await device.writeBatch({ bytes, places });
+        await device.writeBatch([{ bytes, places }]);
         for (const request of requests) this.#context.succeed(request);
         return;
       } catch {
@@ -58,6 +64,20 @@ export class WriteBatch {
     }
   }
 
+  async #writeInPieces(request: Request, pieces: readonly Buffer[]): Promise<void> {
+    const { device } = this.#context;
+    if (device.writeBatch) {
+      try {
+        await device.writeBatch(batchesOf(request, pieces));
+        this.#context.succeed(request);
+        return;
+      } catch {
+        // As one it tells why it fails, if it does so again.
+      }
+    }
+    await this.#writeOne(request, Buffer.concat(pieces), 0);
+  }
+
   async #writeOne(request: Request, bytes: Buffer, at: number): Promise<void> {
     try {
       await this.#context.device.write(request.offsetBytes, bytes.subarray(at, at + request.lengthBytes));
@@ -67,4 +87,13 @@ export class WriteBatch {
     }
     this.#context.succeed(request);
   }
+}
+
+/** One batch for each piece. */
+function batchesOf({ offsetBytes }: Request, pieces: readonly Buffer[]): Batch[] {
+  let at = offsetBytes;
+  return pieces.map((bytes) => {
+    at += bytes.length;
+    return { bytes, places: Float64Array.of(at - bytes.length, 0, bytes.length) };
+  });
 }

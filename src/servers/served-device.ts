@@ -40,7 +40,7 @@ export class ServedDevice implements BlockDevice {
     this.#device = device;
     this.#gate = gate;
     this.readNow = device.readNow && ((batch, done) => this.#readNow(batch, done));
-    this.writeBatch = device.writeBatch && ((batch) => this.#writeBatch(batch));
+    this.writeBatch = device.writeBatch && ((batches) => this.#writeBatch(batches));
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
@@ -91,9 +91,9 @@ export class ServedDevice implements BlockDevice {
     this.#gate.answerNow(() => this.#device.readNow?.(batch, done));
   }
 
-  async #writeBatch(batch: Batch): Promise<void> {
-    using _ = this.#lifetime.admitBatch('write', batch);
-    await this.#gate.change(rangesOf(batch), async () => this.#device.writeBatch?.(batch));
+  async #writeBatch(batches: readonly Batch[]): Promise<void> {
+    using _ = this.#lifetime.admitBatch('write', ...batches);
+    await this.#gate.change(batches.flatMap(rangesOf), async () => this.#device.writeBatch?.(batches));
   }
 }
 

@@ -289,7 +289,7 @@ export function testConformance(kind: DeviceKind): void {
       bytes.set(expected.subarray(1000, 1700), 10);
       bytes.set(expected.subarray(sizeBytes - 5000), 9000);
       const places = Float64Array.of(1000, 10, 700, 50_000, 800, 0, sizeBytes - 5000, 9000, 5000);
-      await device.writeBatch?.({ bytes, places });
+      await device.writeBatch?.([{ bytes, places }]);
       const zeros = new Uint8Array(sizeBytes);
       if (device.writeBatch) {
         zeros.set(expected.subarray(1000, 1700), 1000);
@@ -313,7 +313,7 @@ export function testConformance(kind: DeviceKind): void {
       const untouched = new Uint8Array(2);
       if (device.readNow) expect(() => device.readNow?.(outside, untouched)).toThrow('reaches past the end');
       if (device.writeBatch)
-        await expect(device.writeBatch(outside)).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
+        await expect(device.writeBatch([outside])).rejects.toMatchObject({ code: 'OUT_OF_RANGE' });
       expect(differenceAt(await readBytes(device), zeros)).toBeUndefined();
     });
 

@@ -28,10 +28,9 @@ class Medium {
   }
 }
 
-const batch = (offset: number, length = 4 * KiB): Batch => ({
-  bytes: new Uint8Array(length),
-  places: Float64Array.of(offset, 0, length),
-});
+const batch = (offset: number, length = 4 * KiB): Batch[] => [
+  { bytes: new Uint8Array(length), places: Float64Array.of(offset, 0, length) },
+];
 
 test('one call runs at a time, and what comes meanwhile goes together in the next, in order', async () => {
   const medium = new Medium();

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { describe, expect, test } from 'vitest';
+import type { Batch } from '#src/core/core';
 import type { BlockDevice } from '#src/devices/block-device';
 import { FaultyDevice } from '#src/devices/faulty';
 import { FileDevice } from '#src/devices/file';
@@ -314,16 +315,12 @@ describe('failures of the device', () => {
   test('of writes in one packet only those fail that did', async () => {
     /** Takes batches, but none that touches its bad sector; it forgets such a batch half-way. */
     class Batching extends MemoryDevice {
-      readonly writeBatch = async ({
-        bytes,
-        places,
-      }: {
-        bytes: Uint8Array;
-        places: Float64Array;
-      }): Promise<void> => {
-        for (let i = 0; i < places.length; i += 3) {
-          const [offset = 0, at = 0, length = 0] = places.subarray(i, i + 3);
-          await this.write(offset, bytes.subarray(at, at + length));
+      readonly writeBatch = async (batches: readonly Batch[]): Promise<void> => {
+        for (const { bytes, places } of batches) {
+          for (let i = 0; i < places.length; i += 3) {
+            const [offset = 0, at = 0, length = 0] = places.subarray(i, i + 3);
+            await this.write(offset, bytes.subarray(at, at + length));
+          }
         }
       };
       override async write(offset: number, bytes: Uint8Array): Promise<void> {

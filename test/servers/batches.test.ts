@@ -23,7 +23,7 @@ test('writes that are sent together are parked together and counted one by one',
   const device = await FileDevice.open(directory.file('a'), { create: { sizeBytes: 16 * BLOCK } });
   await using server = new StorageServer({ id: 'a', device });
   await using source = (await server.cut(request)).source;
-  const parked = server.client.writeBatch?.(twoWrites);
+  const parked = server.client.writeBatch?.([twoWrites]);
   const later = server.client.write(9 * BLOCK, new Uint8Array(BLOCK).fill(3));
   await turns();
   expect(await isSettled(parked ?? Promise.resolve())).toBe(false);
@@ -46,7 +46,7 @@ test('every one of the writes that are sent together counts as a change', async 
   const first = await server.cut({ ...request, trackChanges: true });
   await server.release(ticket);
   await first.source.close();
-  await server.client.writeBatch?.(twoWrites);
+  await server.client.writeBatch?.([twoWrites]);
   const second = await server.cut({ ...request, epoch: 2, changedSinceEpoch: 1 });
   expect(second.source.selected?.[0]).toBe((1 << 0) | (1 << 5));
   await second.source.close();
@@ -56,7 +56,7 @@ test('a drain waits for writes that were sent together', async () => {
   await using directory = temporaryDirectory();
   const device = await FileDevice.open(directory.file('a'), { create: { sizeBytes: 16 * BLOCK } });
   await using server = new StorageServer({ id: 'a', device });
-  const writing = server.client.writeBatch?.(twoWrites);
+  const writing = server.client.writeBatch?.([twoWrites]);
   await using source = (await server.cut(request)).source;
   expect((await readBytes(source.device, 5 * BLOCK, 1))[0]).toBe(9);
   await writing;
@@ -70,7 +70,7 @@ test('without power nothing is read at once, nor is anything written', async () 
   const done = new Uint8Array(2);
   expect(() => server.client.readNow?.(twoWrites, done)).toThrow('was closed');
   expect([...done]).toEqual([0, 0]);
-  await expect(server.client.writeBatch?.(twoWrites)).rejects.toMatchObject({ code: 'DEVICE_CLOSED' });
+  await expect(server.client.writeBatch?.([twoWrites])).rejects.toMatchObject({ code: 'DEVICE_CLOSED' });
 });
 
 test('a device that takes no batches has none to offer through its server', async () => {
