@@ -2,12 +2,12 @@ import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
 import { findTool } from '#src/cli/demo/tool';
 import { KiB, MiB } from '#src/runtime/sizes';
-import { temporaryDirectory } from '../../test/support/directory.js';
 import { timesOf } from '../contest.js';
 import { makeImage } from '../inputs.js';
 import { nbdServers } from '../nbd-servers.js';
 import { median, ratio } from '../ratio.js';
 import type { Cell, Column, Report } from '../report.js';
+import { memoryDirectory } from '../scratch.js';
 import type { Suite, SuiteContext } from '../suite.js';
 
 export const nbd: Suite = {
@@ -42,9 +42,9 @@ const columns: Column[] = [
 async function run({ smoke, note }: SuiteContext): Promise<Report> {
   const fio = await findTool('fio');
   if (fio === undefined) throw new Error('there is no fio on the PATH; install it to measure NBD exports');
-  await using directory = temporaryDirectory();
-  const image = directory.file('disk.img');
   const sizeBytes = smoke ? 8 * MiB : 256 * MiB;
+  await using directory = await memoryDirectory(2 * sizeBytes);
+  const image = directory.file('disk.img');
   await makeImage(image, sizeBytes, 'random');
   const servers = await nbdServers();
   const seconds = smoke ? 0.2 : 2;
@@ -70,7 +70,7 @@ async function run({ smoke, note }: SuiteContext): Promise<Report> {
     });
   });
   return {
-    tables: [{ title: `A file of ${sizeBytes / MiB} MiB in the page cache, depth ${DEPTH}`, columns, rows }],
+    tables: [{ title: `A file of ${sizeBytes / MiB} MiB in memory, depth ${DEPTH}`, columns, rows }],
     notes,
   };
 }

@@ -56,10 +56,45 @@ pub fn write(file: &OpenFile, bytes: &[u8], places: &[Place]) -> Result<(), Fail
     Ok(())
 }
 
+/// How reads of one file avoid to wait.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// The system is told not to.
+    Refused,
+    /// There is no medium to wait for: the file is in memory.
+    Needless,
+}
+
+#[cfg(target_os = "linux")]
+impl Waiting {
+    /// tmpfs cannot be told not to wait, and need not be.
+    pub fn of(file: &OpenFile) -> Self {
+        let mut system = std::mem::MaybeUninit::<libc::statfs>::uninit();
+        // SAFETY: fstatfs fills in `system`, which is looked at only if it says that it has.
+        let is_memory = unsafe {
+            libc::fstatfs(file.fd(), system.as_mut_ptr()) == 0
+                && system.assume_init().f_type == libc::TMPFS_MAGIC
+        };
+        if is_memory {
+            Waiting::Needless
+        } else {
+            Waiting::Refused
+        }
+    }
+
+    fn flags(self) -> libc::c_int {
+        match self {
+            Waiting::Refused => libc::RWF_NOWAIT,
+            Waiting::Needless => 0,
+        }
+    }
+}
+
 /// Fills all of `into` from `offset` on if the page cache has it; never waits for a medium. If it does not, `into` may
 /// have been filled in part.
 #[cfg(target_os = "linux")]
-pub fn read_cached(file: &OpenFile, offset: u64, into: &[AtomicU8]) -> Cached {
+pub fn read_cached(file: &OpenFile, waiting: Waiting, offset: u64, into: &[AtomicU8]) -> Cached {
     let Ok(offset) = libc::off_t::try_from(offset) else {
         return Cached::No;
     };
@@ -69,7 +104,7 @@ pub fn read_cached(file: &OpenFile, offset: u64, into: &[AtomicU8]) -> Cached {
     };
     // SAFETY: `piece` is all of `into`, which lives for the whole call; its elements are atomics, so they may be written
     // to through a shared reference.
-    let count = unsafe { libc::preadv2(file.fd(), &raw const piece, 1, offset, libc::RWF_NOWAIT) };
+    let count = unsafe { libc::preadv2(file.fd(), &raw const piece, 1, offset, waiting.flags()) };
     match usize::try_from(count) {
         Ok(count) if count == into.len() => Cached::Yes,
         Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) => {
@@ -80,7 +115,23 @@ pub fn read_cached(file: &OpenFile, offset: u64, into: &[AtomicU8]) -> Cached {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub fn read_cached(_file: &OpenFile, _offset: u64, _into: &[AtomicU8]) -> Cached {
+#[derive(Clone, Copy)]
+pub struct Waiting;
+
+#[cfg(not(target_os = "linux"))]
+impl Waiting {
+    pub fn of(_file: &OpenFile) -> Self {
+        Waiting
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn read_cached(
+    _file: &OpenFile,
+    _waiting: Waiting,
+    _offset: u64,
+    _into: &[AtomicU8],
+) -> Cached {
     Cached::Unsupported
 }
 

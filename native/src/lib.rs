@@ -28,7 +28,7 @@ mod space;
 mod zero;
 
 use crate::arguments::{CopyArguments, RestoreArguments, file, range};
-use crate::batch::{Cached, Place};
+use crate::batch::{Cached, Place, Waiting};
 use crate::error::Failure;
 use crate::hash::Algorithm;
 use crate::job::{JobEnd, expect_length};
@@ -168,8 +168,9 @@ pub fn read_cached(
         let bytes = bytes.shared();
         let places = batch::places(floats(&places), bytes.len())?;
         expect_length("done", done.shared().len(), places.len())?;
+        let waiting = Waiting::of(&file);
         for (place, done) in places.iter().zip(done.shared()) {
-            match batch::read_cached(&file, place.offset, &bytes[place.bytes.clone()]) {
+            match batch::read_cached(&file, waiting, place.offset, &bytes[place.bytes.clone()]) {
                 Cached::Yes => done.store(1, Relaxed),
                 Cached::No => {}
                 Cached::Unsupported => break,
