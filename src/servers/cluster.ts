@@ -157,10 +157,7 @@ async function openMember(config: ServerConfig, clock: Clock): Promise<Member> {
 async function open(config: DeviceConfig): Promise<BlockDevice> {
   switch (config.kind) {
     case 'file':
-      return openDevice(config.path, {
-        readOnly: config.readOnly,
-        ...(config.create === undefined ? {} : { create: { sizeBytes: config.create } }),
-      });
+      return openFile(config);
     case 'memory':
       return new MemoryDevice(config.size);
     case 'nbd':
@@ -173,6 +170,12 @@ async function open(config: DeviceConfig): Promise<BlockDevice> {
     case 'mirrored':
       return openComposite(config.of, (children) => new MirroredDevice(children));
   }
+}
+
+async function openFile({ path, readOnly, create }: DeviceConfig & { kind: 'file' }): Promise<BlockDevice> {
+  // What was made when the cluster was first opened is there from then on.
+  const isNew = create !== undefined && (await identityOf(path)).length === 0;
+  return await openDevice(path, { readOnly, ...(isNew ? { create: { sizeBytes: create } } : {}) });
 }
 
 /** Opens the children and makes one device of them; closes them if either fails. */

@@ -1,11 +1,27 @@
 import { writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
+import type { ClusterInput } from '#src/servers/cluster-config';
 import { openCluster } from 'cofferdam';
 import { temporaryDirectory } from '../support/directory.js';
 
 const memory = (id: string): { id: string; device: { kind: 'memory'; size: string } } => ({
   id,
   device: { kind: 'memory', size: '64KiB' },
+});
+
+test('a file that was made when a cluster was first opened is there when it is opened again', async () => {
+  await using directory = temporaryDirectory();
+  const config: ClusterInput = {
+    servers: [{ id: 'a', device: { kind: 'file', path: directory.file('a'), create: 8192 } }],
+  };
+  {
+    await using cluster = await openCluster(config);
+    await cluster.client('a').write(100, Buffer.from('kept'));
+  }
+  await using cluster = await openCluster(config);
+  const bytes = Buffer.alloc(4);
+  await cluster.client('a').read(100, bytes);
+  expect(bytes.toString()).toBe('kept');
 });
 
 describe('a configuration', () => {
