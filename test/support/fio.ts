@@ -1,0 +1,17 @@
+import { runProcess } from './process.js';
+import { temporaryDirectory } from './directory.js';
+
+/** Runs one job of fio on an NBD export. Rejects if a request fails, or what is read is not what was written. */
+export async function runFio(uri: string, job: Readonly<Record<string, string | number>>): Promise<void> {
+  // Where it keeps what it needs to go on with a verification.
+  await using directory = temporaryDirectory();
+  const args = Object.entries(job).map(([name, value]) => `--${name}=${value}`);
+  const { exitCode, stdout, stderr } = await runProcess(
+    'fio',
+    ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--output-format=json', ...args],
+    { cwd: directory.path },
+  );
+  const said = `${stdout}${stderr}`;
+  const report = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: { error: number }[] };
+  if (exitCode !== 0 || report.jobs.some(({ error }) => error !== 0)) throw new Error(`fio failed: ${said}`);
+}
