@@ -1,0 +1,258 @@
+import { describe, expect, test } from 'vitest';
+import { z } from 'zod';
+import { RemoteServer, type Clock } from 'cofferdam';
+import { MemoryDevice } from '#src/devices/memory';
+import type { CutRequest, CutSource, ServerControl } from '#src/servers/control';
+import { StorageServer } from '#src/servers/server';
+import { LEASE_MS } from '#src/service/leases';
+import { randomBytes, readBytes } from '../support/bytes.js';
+import { ManualClock } from '../support/manual-clock.js';
+import { memory, serveCluster } from './cluster.js';
+
+const BLOCK = 4096;
+const sizeBytes = 64 * BLOCK;
+
+/** A server as a coordinator sees it, and the device as its clients do. */
+interface Subject extends AsyncDisposable {
+  control: ServerControl;
+  server: StorageServer;
+}
+
+async function local(clock?: Clock): Promise<Subject> {
+  const server = new StorageServer({
+    id: 'a',
+    device: new MemoryDevice(sizeBytes),
+    ...(clock ? { clock } : {}),
+  });
+  return { control: server, server, [Symbol.asyncDispose]: () => server.close() };
+}
+
+async function remote(clock?: Clock): Promise<Subject> {
+  const served = await serveCluster({ servers: [memory('a', sizeBytes)] }, clock);
+  const [status] = (await served.client.status()).servers;
+  if (!status) throw new Error('nothing is served');
+  return {
+    control: new RemoteServer(served.client, status),
+    server: served.service.cluster.server('a'),
+    [Symbol.asyncDispose]: () => served[Symbol.asyncDispose](),
+  };
+}
+
+const ticket = { epoch: 1, coordinator: 'one' };
+const request: CutRequest = { ...ticket, leaseMs: 60_000, fixedBy: 'snapshot', blockSizeBytes: BLOCK };
+
+function write(server: StorageServer, block: number, value: number): Promise<void> {
+  return server.client.write(block * BLOCK, new Uint8Array(BLOCK).fill(value));
+}
+
+/** Long enough for what crosses a socket twice. */
+const settle = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 30));
+
+describe.each([
+  ['in this process', local],
+  ['in another process', remote],
+] as const)('a server %s', (_, open) => {
+  test('has its ID and its size', async () => {
+    await using subject = await open();
+    expect(subject.control).toMatchObject({ id: 'a', sizeBytes });
+    expect(await subject.control.status()).toMatchObject({ id: 'a', barrierUp: false, epoch: 0 });
+  });
+
+  test('parks writes from a cut to its release, and vouches for it', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    const { epoch, source } = await control.cut(request);
+    expect(epoch).toBe(1);
+    let isWritten = false;
+    const writing = write(server, 0, 1).then(() => (isWritten = true));
+    await settle();
+    expect(isWritten).toBe(false);
+    expect(await control.status()).toMatchObject({ barrierUp: true, parked: 1 });
+    const answer = await control.release(ticket);
+    expect(answer).toMatchObject({ heldWithoutBreak: true, parkedRequests: 1 });
+    await writing;
+    // A repeated release answers the same.
+    expect(await control.release(ticket)).toEqual(answer);
+    await source.close();
+  });
+
+  test('shows the contents as of the cut while writes go on', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    const before = randomBytes(sizeBytes, 1);
+    await server.client.write(0, before);
+    await using source = (await control.cut(request)).source;
+    await control.release(ticket);
+    await server.client.write(0, new Uint8Array(sizeBytes / 2));
+    await server.client.trim(sizeBytes / 2, BLOCK);
+    expect(Buffer.compare(await readBytes(source.device), before)).toBe(0);
+    await source.assertIntact();
+    await expect(source.device.write(0, new Uint8Array(1))).rejects.toMatchObject({ code: 'READ_ONLY' });
+  });
+
+  test('under the barrier alone the contents hold until it is released, and no longer', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    await write(server, 0, 5);
+    const { source } = await control.cut({ ...request, fixedBy: 'barrier' });
+    expect((await readBytes(source.device, 0, 1))[0]).toBe(5);
+    await source.assertIntact();
+    await control.release(ticket);
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'CUT_VOID' });
+    await expect(source.device.read(0, new Uint8Array(1))).rejects.toThrow();
+    await source.close();
+  });
+
+  test('refuses an epoch that is not newer, and nobody else can lower a barrier', async () => {
+    await using subject = await open();
+    const { control } = subject;
+    const { source } = await control.cut(request);
+    await expect(control.cut({ ...request, coordinator: 'two' })).rejects.toMatchObject({
+      code: 'EPOCH_STALE',
+    });
+    expect(await control.release({ epoch: 1, coordinator: 'two' })).toMatchObject({
+      heldWithoutBreak: false,
+    });
+    expect(await control.status()).toMatchObject({ barrierUp: true });
+    await expect(control.renew({ epoch: 1, coordinator: 'two' }, 1000)).rejects.toMatchObject({
+      code: 'EPOCH_STALE',
+    });
+    expect(await control.release(ticket)).toMatchObject({ heldWithoutBreak: true });
+    await source.close();
+  });
+
+  test('a newer cut breaks an older one', async () => {
+    await using subject = await open();
+    const { control } = subject;
+    const first = await control.cut(request);
+    const second = await control.cut({ ...request, epoch: 2 });
+    expect(await control.release(ticket)).toMatchObject({ heldWithoutBreak: false });
+    expect(await control.release({ ...ticket, epoch: 2 })).toMatchObject({ heldWithoutBreak: true });
+    await first.source.close();
+    await second.source.close();
+  });
+
+  test('a lease that is not renewed lowers the barrier', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    const { source } = await control.cut({ ...request, leaseMs: 100 });
+    await control.renew(ticket, 200);
+    await write(server, 0, 1);
+    expect(await control.release(ticket)).toMatchObject({
+      heldWithoutBreak: false,
+      reason: expect.stringContaining('lease'),
+    });
+    await source.close();
+  });
+
+  test('tells exactly the blocks that changed since a cut', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    const first = await control.cut({ ...request, trackChanges: true });
+    await control.release(ticket);
+    await first.source.close();
+    await write(server, 3, 1);
+    await write(server, 40, 1);
+    const second = await control.cut({ ...request, epoch: 2, changedSinceEpoch: 1 });
+    expect([...(second.source.selected ?? [])]).toEqual([1 << 3, 1 << 8]);
+    await control.release({ ...ticket, epoch: 2 });
+    await second.source.close();
+    // They were collected, so they are not known any more.
+    await expect(control.cut({ ...request, epoch: 3, changedSinceEpoch: 1 })).rejects.toMatchObject({
+      code: 'CUT_VOID',
+    });
+  });
+
+  test('stops to track changes when asked to', async () => {
+    await using subject = await open();
+    const { control } = subject;
+    const { source } = await control.cut({ ...request, trackChanges: true });
+    await control.release(ticket);
+    await source.close();
+    await control.stopTracking(1);
+    await control.stopTracking(1);
+    await expect(control.cut({ ...request, epoch: 2, changedSinceEpoch: 1 })).rejects.toMatchObject({
+      code: 'CUT_VOID',
+    });
+  });
+
+  test('what was copied needs no pre-images, and can be read no more once it is overwritten', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    await using source = (await control.cut(request)).source;
+    await control.release(ticket);
+    source.markCopied(0, 8);
+    // From another process it is told a little later.
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await write(server, 0, 7);
+    await write(server, 8, 7);
+    await expect(source.device.read(0, new Uint8Array(BLOCK))).rejects.toThrow();
+    await source.device.read(8 * BLOCK, new Uint8Array(BLOCK));
+  });
+
+  test('a source that was closed is gone', async () => {
+    await using subject = await open();
+    const { control } = subject;
+    const { source } = await control.cut(request);
+    await control.release(ticket);
+    await source.close();
+    await source.close();
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+    expect(await control.status()).toMatchObject({ snapshots: 0 });
+  });
+
+  test('a power cut breaks what was fixed', async () => {
+    await using subject = await open();
+    const { control, server } = subject;
+    const { source } = await control.cut(request);
+    await server.powerCut({ seed: 1 });
+    expect(await control.release(ticket)).toMatchObject({ heldWithoutBreak: false });
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+    await source.close();
+  });
+});
+
+describe('a coordinator in another process', () => {
+  /** Lets what crosses a socket arrive, and time go on, in turns. */
+  async function pass(clock: ManualClock, ms: number): Promise<void> {
+    for (let passed = 0; passed < ms; passed += 500) {
+      await clock.advance(500);
+      await settle();
+    }
+  }
+
+  async function cutWith(clock: ManualClock): Promise<{ subject: Subject; source: CutSource }> {
+    const subject = await remote(clock);
+    const { source } = await subject.control.cut({ ...request, trackChanges: true });
+    await subject.control.release(ticket);
+    return { subject, source };
+  }
+
+  test('keeps what it was given for as long as it lives', async () => {
+    const clock = new ManualClock();
+    const { subject, source } = await cutWith(clock);
+    await using _subject = subject;
+    await pass(clock, 2 * LEASE_MS);
+    await source.assertIntact();
+    expect(await subject.control.status()).toMatchObject({ snapshots: 1 });
+    const { source: changed } = await subject.control.cut({ ...request, epoch: 2, changedSinceEpoch: 1 });
+    expect([...(changed.selected ?? [])]).toEqual([0, 0]);
+    await changed.close();
+    await source.close();
+  });
+
+  test('that dies leaves neither snapshots nor the tracking of changes behind', async () => {
+    // The client's clock stands still, as that of a process that is gone; the server's goes on.
+    const clock = new ManualClock();
+    const served = await serveCluster({ servers: [memory('a', sizeBytes)] }, clock);
+    await using _served = served;
+    const body = { ...request, trackChanges: true };
+    await served.client.get(z.any(), { method: 'POST', path: '/v1/servers/a/cut', body });
+    await served.client.send({ method: 'POST', path: '/v1/servers/a/release', body: ticket }).catch(() => {});
+    expect(await served.client.status()).toMatchObject({ servers: [{ snapshots: 1 }] });
+    await clock.advance(LEASE_MS + 1);
+    await expect.poll(async () => (await served.client.status()).servers[0]?.snapshots).toBe(0);
+    const late = served.service.cluster.server('a').cut({ ...request, epoch: 2, changedSinceEpoch: 1 });
+    await expect(late).rejects.toMatchObject({ code: 'CUT_VOID' });
+  });
+});
