@@ -12,6 +12,9 @@ const MAX_RANGES = 5000;
 /** How long what was copied may be kept to oneself, in ms. */
 const TELL_MS = 200;
 
+/** A connection may break; but no snapshot comes back with another run of its server, so waiting for that is in vain. */
+const RECONNECT_MS = 2000;
+
 export interface RemoteSourceOptions {
   client: ControlClient;
   serverId: string;
@@ -101,7 +104,7 @@ export class RemoteSource implements CutSource {
   async #connect(): Promise<NbdDevice> {
     const { uri, serverId, client } = this.#options;
     try {
-      return await NbdDevice.open(uri, { clock: client.clock });
+      return await NbdDevice.open(uri, { clock: client.clock, reconnectMs: RECONNECT_MS });
     } catch (error) {
       throw new CofferdamError(
         'SNAPSHOT_BROKEN',
