@@ -18,9 +18,9 @@ export { VolatileCacheDevice } from './devices/volatile-cache.js';
 export { OverlayDevice, type OverlayOptions } from './devices/overlay.js';
 
 export { NbdDevice, type NbdDeviceOptions } from './nbd/client/device.js';
-export { NbdServer, type NbdServerOptions } from './nbd/server.js';
-export type { ExportTable, MetaContext, NbdExport, StatusExtent } from './nbd/exports.js';
-export type { NbdServerTls } from './nbd/tls.js';
+export { NbdServer, type NbdServerOptions } from './nbd/server/server.js';
+export type { ExportTable, MetaContext, NbdExport, StatusExtent } from './nbd/server/exports.js';
+export type { NbdServerTls } from './nbd/server/tls.js';
 export type { NbdAddress } from './nbd/uri.js';
 
 export { Cluster, openCluster } from './servers/cluster.js';

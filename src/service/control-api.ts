@@ -3,7 +3,7 @@ import { chmod } from 'node:fs/promises';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance } from 'fastify';
 import { jsonSchemaTransform } from 'fastify-type-provider-zod';
-import { removeDeadSocket } from '../nbd/listen.js';
+import { removeDeadSocket } from '../nbd/server/listen.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { formatControlAddress, type ControlAddress } from '../servers/control-address.js';

@@ -1,4 +1,4 @@
-import type { ExportTable, NbdExport } from '../nbd/exports.js';
+import type { ExportTable, NbdExport } from '../nbd/server/exports.js';
 
 /** Exports that come and go while they are served. Names are unique. */
 export class ExportList implements ExportTable {

@@ -1,5 +1,5 @@
-import type { NbdExport } from '../nbd/exports.js';
-import { NbdServer } from '../nbd/server.js';
+import type { NbdExport } from '../nbd/server/exports.js';
+import { NbdServer } from '../nbd/server/server.js';
 import type { NbdUri } from '../nbd/uri.js';
 import type { Clock } from '../runtime/clock.js';
 import { invariant } from '../runtime/errors.js';

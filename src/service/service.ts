@@ -1,6 +1,6 @@
 import type { BlockDevice } from '../devices/block-device.js';
 import { NbdDevice } from '../nbd/client/device.js';
-import type { NbdExport } from '../nbd/exports.js';
+import type { NbdExport } from '../nbd/server/exports.js';
 import { formatNbdUri, type NbdUri } from '../nbd/uri.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';

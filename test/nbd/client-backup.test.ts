@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { MemoryDevice } from '#src/devices/memory';
-import { NbdServer } from '#src/nbd/server';
+import { NbdServer } from '#src/nbd/server/server';
 import { Random } from '#src/runtime/random';
 import { KiB } from '#src/runtime/sizes';
 import { openCluster } from '#src/servers/cluster';

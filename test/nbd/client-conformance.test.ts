@@ -3,7 +3,7 @@ import type { BlockDevice } from '#src/devices/block-device';
 import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
 import { NbdDevice, type NbdDeviceOptions } from '#src/nbd/client/device';
-import { NbdServer } from '#src/nbd/server';
+import { NbdServer } from '#src/nbd/server/server';
 import { testConformance, type Subject } from '../devices/conformance.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
 import { needs } from '../support/needs.js';

@@ -11,7 +11,7 @@ import {
   SERVER_MAGIC,
   TransmissionFlag,
 } from '#src/nbd/protocol';
-import { NbdServer } from '#src/nbd/server';
+import { NbdServer } from '#src/nbd/server/server';
 import { differenceAt, randomBytes, readBytes } from '../support/bytes.js';
 import { makeCertificates, type Certificates } from '../support/certificates.js';
 import { temporaryDirectory } from '../support/directory.js';

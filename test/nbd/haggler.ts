@@ -1,10 +1,10 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { ExportTable, NbdExport } from '#src/nbd/exports';
+import type { ExportTable, NbdExport } from '#src/nbd/server/exports';
 import { Length, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionReply } from '#src/nbd/protocol';
 import { readExactly } from '#src/nbd/read-exactly';
-import { NbdServer, type NbdServerOptions } from '#src/nbd/server';
+import { NbdServer, type NbdServerOptions } from '#src/nbd/server/server';
 import type { NbdAddress } from '#src/nbd/uri';
 import { temporaryDirectory } from '../support/directory.js';
 

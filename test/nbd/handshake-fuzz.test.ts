@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { MemoryDevice } from '#src/devices/memory';
-import type { MetaContext } from '#src/nbd/exports';
-import { Handshake } from '#src/nbd/handshake';
+import type { MetaContext } from '#src/nbd/server/exports';
+import { Handshake } from '#src/nbd/server/handshake';
 import {
   InfoType,
   Length,

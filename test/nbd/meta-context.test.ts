@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { MemoryDevice } from '#src/devices/memory';
-import type { MetaContext, NbdExport } from '#src/nbd/exports';
+import type { MetaContext, NbdExport } from '#src/nbd/server/exports';
 import { ChunkType, Command, Errno, Length, Option, OptionReply } from '#src/nbd/protocol';
 import {
   contextIds,

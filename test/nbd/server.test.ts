@@ -5,7 +5,7 @@ import net from 'node:net';
 import { describe, expect, test } from 'vitest';
 import { MemoryDevice } from '#src/devices/memory';
 import { Command, Errno, Length, Option, OptionReply, SIMPLE_REPLY_MAGIC } from '#src/nbd/protocol';
-import { NbdServer } from '#src/nbd/server';
+import { NbdServer } from '#src/nbd/server/server';
 import { temporaryDirectory } from '../support/directory.js';
 import { GatedDevice } from '../support/gated-device.js';
 import { isSettled, ManualClock, turns } from '../support/manual-clock.js';

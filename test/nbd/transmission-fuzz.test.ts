@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { MemoryDevice } from '#src/devices/memory';
-import { baseAllocation } from '#src/nbd/block-status';
+import { baseAllocation } from '#src/nbd/server/block-status';
 import {
   ChunkFlag,
   ChunkType,
@@ -12,7 +12,7 @@ import {
   REQUEST_MAGIC,
   SIMPLE_REPLY_MAGIC,
 } from '#src/nbd/protocol';
-import { Transmission } from '#src/nbd/transmission';
+import { Transmission } from '#src/nbd/server/transmission';
 import { Random } from '#src/runtime/random';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { testSeed } from '../support/seed.js';

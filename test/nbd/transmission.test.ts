@@ -6,7 +6,7 @@ import { FaultyDevice } from '#src/devices/faulty';
 import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
 import { ReadOnlyDevice } from '#src/devices/read-only';
-import type { MetaContext } from '#src/nbd/exports';
+import type { MetaContext } from '#src/nbd/server/exports';
 import { ChunkType, Command, CommandFlag, Errno, MAX_PAYLOAD_BYTES } from '#src/nbd/protocol';
 import { realClock } from '#src/runtime/clock';
 import { Random } from '#src/runtime/random';

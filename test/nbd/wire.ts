@@ -2,8 +2,8 @@ import { once } from 'node:events';
 import net from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { BlockDevice } from '#src/devices/block-device';
-import { baseAllocation } from '#src/nbd/block-status';
-import type { MetaContext } from '#src/nbd/exports';
+import { baseAllocation } from '#src/nbd/server/block-status';
+import type { MetaContext } from '#src/nbd/server/exports';
 import {
   ChunkFlag,
   ChunkType,
@@ -13,7 +13,7 @@ import {
   STRUCTURED_REPLY_MAGIC,
 } from '#src/nbd/protocol';
 import { readExactly } from '#src/nbd/read-exactly';
-import { Transmission } from '#src/nbd/transmission';
+import { Transmission } from '#src/nbd/server/transmission';
 import { temporaryDirectory } from '../support/directory.js';
 
 export interface WireRequest {

@@ -1,4 +1,4 @@
-import type { StatusExtent } from '../exports.js';
+import type { StatusExtent } from '../server/exports.js';
 import { Command, Errno, Length, REQUEST_MAGIC } from '../protocol.js';
 import { Coverage } from './coverage.js';
 import { violation } from './export-terms.js';

@@ -22,6 +22,7 @@ import {
 } from './export-terms.js';
 import { askOption, optionHeader, type OptionOutcome, type Reply } from './options.js';
 import { encrypted } from './tls.js';
+import { uint16, uint32 } from '../numbers.js';
 
 /** The zeros that follow the reply to EXPORT_NAME unless both sides do without them. */
 const PADDING_BYTES = 124;
@@ -90,7 +91,7 @@ async function agree(stream: Duplex, uri: NbdUri): Promise<Agreed> {
   const contexts = await askOption(
     stream,
     Option.SetMetaContext,
-    Buffer.concat([text(uri.exportName), number32(1), text(BASE_ALLOCATION)]),
+    Buffer.concat([text(uri.exportName), uint32(1), text(BASE_ALLOCATION)]),
   );
   // A server may lack the context, or know nothing of contexts.
   const context = contexts.agreed ? contexts.replies.find(isAllocation) : undefined;
@@ -104,7 +105,7 @@ function isAllocation({ type, data }: Reply): boolean {
 /** @returns undefined if the server does not know GO. */
 async function go(stream: Duplex, uri: NbdUri, agreed: Agreed): Promise<Peer | undefined> {
   const requests = [InfoType.BlockSize];
-  const data = Buffer.concat([text(uri.exportName), number16(requests.length), ...requests.map(number16)]);
+  const data = Buffer.concat([text(uri.exportName), uint16(requests.length), ...requests.map(uint16)]);
   const outcome = await askOption(stream, Option.Go, data);
   if (!outcome.agreed) {
     if (outcome.type === OptionReply.ErrUnsupported) return undefined;
@@ -185,17 +186,5 @@ function because(words: string): string {
 
 function text(value: string): Buffer {
   const bytes = Buffer.from(value);
-  return Buffer.concat([number32(bytes.length), bytes]);
-}
-
-function number32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value);
-  return bytes;
-}
-
-function number16(value: number): Buffer {
-  const bytes = Buffer.alloc(2);
-  bytes.writeUInt16BE(value);
-  return bytes;
+  return Buffer.concat([uint32(bytes.length), bytes]);
 }

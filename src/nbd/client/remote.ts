@@ -1,7 +1,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { sleep, type Clock } from '../../runtime/clock.js';
 import { CofferdamError, isCofferdamError, messageOf, type ErrorCode } from '../../runtime/errors.js';
-import type { StatusExtent } from '../exports.js';
+import type { StatusExtent } from '../server/exports.js';
 import { Command, CommandFlag, Errno, TransmissionFlag } from '../protocol.js';
 import { formatNbdUri, type NbdUri } from '../uri.js';
 import { dial } from './dial.js';

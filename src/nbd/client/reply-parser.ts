@@ -1,5 +1,5 @@
 import { invariant } from '../../runtime/errors.js';
-import type { StatusExtent } from '../exports.js';
+import type { StatusExtent } from '../server/exports.js';
 import {
   ChunkFlag,
   ChunkType,

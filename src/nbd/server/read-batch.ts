@@ -1,8 +1,8 @@
-import type { BlockDevice } from '../devices/block-device.js';
-import type { Core } from '../core/core.js';
-import { KiB } from '../runtime/sizes.js';
+import type { BlockDevice } from '../../devices/block-device.js';
+import type { Core } from '../../core/core.js';
+import { KiB } from '../../runtime/sizes.js';
 import { bufferPool } from './buffer-pool.js';
-import { CommandFlag } from './protocol.js';
+import { CommandFlag } from '../protocol.js';
 import { dataHeader, holeChunk, type ReplyFormat } from './reply.js';
 import { has, type Request } from './request.js';
 

@@ -1,11 +1,11 @@
 import { createServer, type Server, type Socket } from 'node:net';
-import { realClock, type Clock } from '../runtime/clock.js';
+import { realClock, type Clock } from '../../runtime/clock.js';
 import type { ExportTable } from './exports.js';
 import type { HandshakeOptions } from './handshake.js';
 import { listen } from './listen.js';
 import { Session } from './session.js';
 import { loadServerCredentials, type NbdServerTls } from './tls.js';
-import { formatNbdUri, type NbdAddress } from './uri.js';
+import { formatNbdUri, type NbdAddress } from '../uri.js';
 
 /** How long requests in flight hold up the closing of a server. */
 const DRAIN_MS = 10_000;

@@ -1,5 +1,6 @@
 import type { NbdExport } from './exports.js';
-import { InfoType, Length, MAX_PAYLOAD_BYTES, OPTION_REPLY_MAGIC, OptionReply } from './protocol.js';
+import { InfoType, Length, MAX_PAYLOAD_BYTES, OPTION_REPLY_MAGIC, OptionReply } from '../protocol.js';
+import { uint16, uint32 } from '../numbers.js';
 
 /** One reply to an option: magic, option, type, length of its data, data. */
 export function optionReply(option: number, type: number, data: Buffer = Buffer.alloc(0)): Buffer {
@@ -62,16 +63,4 @@ function blockSizes(preferredBlockBytes: number): Buffer {
   let preferred = LEAST_PREFERRED_BYTES;
   while (preferred < preferredBlockBytes && preferred < MAX_PAYLOAD_BYTES) preferred *= 2;
   return Buffer.concat([uint32(1), uint32(preferred), uint32(MAX_PAYLOAD_BYTES)]);
-}
-
-function uint16(value: number): Buffer {
-  const bytes = Buffer.alloc(2);
-  bytes.writeUInt16BE(value);
-  return bytes;
-}
-
-function uint32(value: number): Buffer {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(value);
-  return bytes;
 }

@@ -1,5 +1,5 @@
-import { CofferdamError } from '../runtime/errors.js';
-import { Command, Errno, Length, REQUEST_MAGIC, type ErrorNumber } from './protocol.js';
+import { CofferdamError } from '../../runtime/errors.js';
+import { Command, Errno, Length, REQUEST_MAGIC, type ErrorNumber } from '../protocol.js';
 import { decodeRequest, payloadBytesOf, type Request } from './request.js';
 
 /** What a {@link RequestParser} tells of the requests it finds, in the order in which they came. */

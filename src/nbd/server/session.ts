@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net';
-import type { Clock } from '../runtime/clock.js';
+import type { Clock } from '../../runtime/clock.js';
 import { Handshake, type HandshakeOptions } from './handshake.js';
 import { Transmission } from './transmission.js';
 

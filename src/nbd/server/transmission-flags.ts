@@ -1,5 +1,5 @@
-import type { BlockDevice } from '../devices/block-device.js';
-import { TransmissionFlag } from './protocol.js';
+import type { BlockDevice } from '../../devices/block-device.js';
+import { TransmissionFlag } from '../protocol.js';
 
 /**
  * What a client is told that an export can do.

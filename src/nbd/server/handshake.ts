@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
-import { KiB } from '../runtime/sizes.js';
-import { CofferdamError } from '../runtime/errors.js';
+import { KiB } from '../../runtime/sizes.js';
+import { CofferdamError } from '../../runtime/errors.js';
 import type { ExportTable, NbdExport } from './exports.js';
 import { listedContexts, selectContexts, type Selection } from './meta-context.js';
 import type { Negotiated } from './negotiated.js';
@@ -14,8 +14,8 @@ import {
   OPTION_MAGIC,
   OptionReply,
   SERVER_MAGIC,
-} from './protocol.js';
-import { readExactly } from './read-exactly.js';
+} from '../protocol.js';
+import { readExactly } from '../read-exactly.js';
 import { upgradeToTls, type ServerCredentials } from './tls.js';
 import { transmissionFlags } from './transmission-flags.js';
 

@@ -1,5 +1,5 @@
-import type { BlockDevice } from '../devices/block-device.js';
-import { Command, CommandFlag, Errno, MAX_PAYLOAD_BYTES, type ErrorNumber } from './protocol.js';
+import type { BlockDevice } from '../../devices/block-device.js';
+import { Command, CommandFlag, Errno, MAX_PAYLOAD_BYTES, type ErrorNumber } from '../protocol.js';
 
 /** A request as it came over the wire. */
 export interface Request {

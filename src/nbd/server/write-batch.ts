@@ -1,5 +1,5 @@
-import type { Batch } from '../core/core.js';
-import type { BlockDevice } from '../devices/block-device.js';
+import type { Batch } from '../../core/core.js';
+import type { BlockDevice } from '../../devices/block-device.js';
 import type { Request } from './request.js';
 
 /** What a batch needs from its connection. */

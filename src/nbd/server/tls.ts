@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { createSecureContext, createServer, type TlsOptions } from 'node:tls';
-import { CofferdamError, errnoOf, messageOf } from '../runtime/errors.js';
+import { CofferdamError, errnoOf, messageOf } from '../../runtime/errors.js';
 
 /** TLS as a server offers it. */
 export interface NbdServerTls {

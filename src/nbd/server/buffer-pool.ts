@@ -1,4 +1,4 @@
-import { KiB, MiB } from '../runtime/sizes.js';
+import { KiB, MiB } from '../../runtime/sizes.js';
 
 /** No more than this is kept for later, in all connections of a process together. */
 const KEPT_BYTES = 32 * MiB;

@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { link, lstat, rename, rm } from 'node:fs/promises';
 import { connect, type ListenOptions, type Server } from 'node:net';
 import { dirname, join } from 'node:path';
-import { CofferdamError, errnoOf, messageOf } from '../runtime/errors.js';
-import type { NbdAddress } from './uri.js';
+import { CofferdamError, errnoOf, messageOf } from '../../runtime/errors.js';
+import type { NbdAddress } from '../uri.js';
 
 /** What `sockaddr_un` has room for, on Linux and on the others. */
 const MAX_SOCKET_PATH_BYTES = process.platform === 'linux' ? 107 : 103;

@@ -1,4 +1,4 @@
-import { MAX_STRING_BYTES, OptionReply } from './protocol.js';
+import { MAX_STRING_BYTES, OptionReply } from '../protocol.js';
 
 /** Why an option is not carried out. It is told to the client, and never leaves the handshake. */
 export class OptionRefused extends Error {

@@ -5,7 +5,7 @@ import {
   Length,
   SIMPLE_REPLY_MAGIC,
   STRUCTURED_REPLY_MAGIC,
-} from './protocol.js';
+} from '../protocol.js';
 import type { Request } from './request.js';
 
 /** How a connection's replies are written; which one was agreed upon in the handshake. */

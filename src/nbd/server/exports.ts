@@ -1,4 +1,4 @@
-import type { BlockDevice } from '../devices/block-device.js';
+import type { BlockDevice } from '../../devices/block-device.js';
 
 /** A device that NBD clients may open by name. */
 export interface NbdExport {

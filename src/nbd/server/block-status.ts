@@ -1,7 +1,7 @@
-import type { BlockDevice } from '../devices/block-device.js';
-import { GiB } from '../runtime/sizes.js';
+import type { BlockDevice } from '../../devices/block-device.js';
+import { GiB } from '../../runtime/sizes.js';
 import type { MetaContext, StatusExtent } from './exports.js';
-import { AllocationFlag, BASE_ALLOCATION, CommandFlag } from './protocol.js';
+import { AllocationFlag, BASE_ALLOCATION, CommandFlag } from '../protocol.js';
 import { statusChunk } from './reply.js';
 import { has, type Request } from './request.js';
 

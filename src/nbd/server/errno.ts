@@ -1,5 +1,5 @@
-import { CofferdamError, errorCodes, type ErrorCode } from '../runtime/errors.js';
-import { Errno, type ErrorNumber } from './protocol.js';
+import { CofferdamError, errorCodes, type ErrorCode } from '../../runtime/errors.js';
+import { Errno, type ErrorNumber } from '../protocol.js';
 
 const errnos: Partial<Record<ErrorCode, ErrorNumber>> = {
   READ_ONLY: Errno.EPERM,
