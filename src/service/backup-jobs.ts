@@ -56,10 +56,14 @@ class BackupJob {
   async *watch(signal: AbortSignal): AsyncGenerator<JobStatusBody> {
     // Listened to before the first status is taken, so that no change is missed in between.
     const changes = on(this.#events, 'change', { signal });
-    yield this.status;
-    while (this.#isRunning) {
-      await changes.next();
+    try {
       yield this.status;
+      while (this.#isRunning) {
+        await changes.next();
+        yield this.status;
+      }
+    } finally {
+      await changes.return?.();
     }
   }
 

@@ -70,9 +70,10 @@ export class ControlApi implements AsyncDisposable {
     return formatControlAddress(this.address);
   }
 
-  /** Cancels what runs, gives up all snapshots and cuts, and listens no more. The service stays open. */
+  /** Takes faults away, cancels what runs, gives up all snapshots and cuts, and listens no more. The service stays open. */
   async close(): Promise<void> {
-    const { jobs, snapshots, cuts } = this.#context;
+    const { jobs, snapshots, cuts, faults } = this.#context;
+    faults.releaseAll();
     await jobs.close();
     await Promise.all([snapshots.close(), cuts.close()]);
     await this.#server.close();

@@ -26,6 +26,8 @@ export class RemoteServer implements ServerControl {
   readonly #tlsCertificates: string | undefined;
   /** What renews the tracking of changes since each epoch. */
   readonly #renewals = new Map<number, Disposable>();
+  /** Epochs since which nobody wants changes any more, though the answer to their cut may still be under way. */
+  readonly #stopped = new Set<number>();
 
   constructor(client: ControlClient, status: ServerStatusBody, tlsCertificates?: string) {
     this.#client = client;
@@ -53,7 +55,7 @@ export class RemoteServer implements ServerControl {
       patienceMs: request.leaseMs + MARGIN_MS,
     });
     if (request.changedSinceEpoch !== undefined) this.#stopRenewing(request.changedSinceEpoch);
-    if (tracking !== null) this.#renewTracking(epoch, tracking);
+    if (tracking !== null && !this.#stopped.has(epoch)) this.#renewTracking(epoch, tracking);
     return {
       epoch,
       source: new RemoteSource({
@@ -82,6 +84,7 @@ export class RemoteServer implements ServerControl {
   }
 
   async stopTracking(epoch: number): Promise<void> {
+    this.#stopped.add(epoch);
     this.#stopRenewing(epoch);
     await this.#client.send({ method: 'DELETE', path: this.#path(`tracking/${epoch}`) });
   }

@@ -9,6 +9,7 @@ import { ReadOnlyDevice } from '#src/devices/read-only';
 import type { MetaContext } from '#src/nbd/server/exports';
 import { ChunkType, Command, CommandFlag, Errno, MAX_PAYLOAD_BYTES } from '#src/nbd/protocol';
 import { realClock } from '#src/runtime/clock';
+import { CofferdamError } from '#src/runtime/errors';
 import { Random } from '#src/runtime/random';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { StorageServer } from '#src/servers/server';
@@ -368,6 +369,25 @@ describe('failures of the device', () => {
     await wire.ended;
     expect(wire.stream.bytesRead).toBe(seenBytes);
     await source.close();
+  });
+
+  test('what was sent before a power cut is not sent again after it', async () => {
+    /** Loses its power during a batch, and has it again at once. */
+    class PowerLosing extends MemoryDevice {
+      writes = 0;
+      readonly writeBatch = (): Promise<void> => Promise.reject(new CofferdamError('POWER_CUT', 'no power'));
+      override async write(offset: number, bytes: Uint8Array): Promise<void> {
+        this.writes++;
+        await super.write(offset, bytes);
+      }
+    }
+    const device = new PowerLosing(sizeBytes);
+    await using wire = await Wire.connect(device);
+    const small = { command: Command.Write, payload: new Uint8Array(512) };
+    wire.send(small, small, small, { command: Command.Write, payload: new Uint8Array(200_000) });
+    await wire.closed();
+    await wire.ended;
+    expect(device.writes).toBe(0);
   });
 
   test('paths and peers are not told', async () => {

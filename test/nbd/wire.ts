@@ -173,9 +173,12 @@ export class Wire implements AsyncDisposable {
   /** Whether the server closed its end. */
   async closed(): Promise<void> {
     this.stream.resume();
-    if (!this.stream.readableEnded && !this.stream.destroyed) {
-      await Promise.race([once(this.stream, 'end'), once(this.stream, 'close')]);
-    }
+    if (this.stream.readableEnded || this.stream.destroyed) return;
+    await new Promise((resolve) => {
+      this.stream.once('end', resolve);
+      // It may have been reset.
+      this.stream.once('close', resolve);
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -189,6 +189,21 @@ describe('faults and power', () => {
     ).rejects.toMatchObject({ code: 'BAD_CONFIG' });
   });
 
+  test('a fault that hangs does not hold up the end of the service', async () => {
+    const served = await serveCluster({ servers: [{ ...memory('a'), faults: true }] });
+    await served.client.get(
+      anything,
+      post('/v1/faults', { server: 'a', operation: 'any', fault: { hang: true } }),
+    );
+    await using device = await NbdDevice.open(served.service.uriOf('a'), { reconnectMs: 0 });
+    const hanging = device.write(0, new Uint8Array(512)).catch(() => {});
+    await served[Symbol.asyncDispose]();
+    await hanging;
+    await expect(served.client.status()).rejects.toMatchObject({
+      code: expect.stringMatching(/^CONNECTION_/),
+    });
+  });
+
   test('a power cut takes what was not flushed, and disconnects the clients of its servers alone', async () => {
     await using served = await serveCluster({
       servers: [{ ...memory('a'), volatileCache: true }, memory('b')],

@@ -241,6 +241,19 @@ describe('a coordinator in another process', () => {
     await source.close();
   });
 
+  test('that gave up on a cut does not go on to renew what comes of it', async () => {
+    const clock = new ManualClock();
+    await using subject = await remote(clock);
+    const late = subject.control.cut({ ...request, trackChanges: true });
+    const stopping = subject.control.stopTracking(1);
+    await (await late).source.close();
+    await stopping;
+    await subject.control.release(ticket);
+    await pass(clock, 2 * LEASE_MS);
+    const collecting = subject.control.cut({ ...request, epoch: 2, changedSinceEpoch: 1 });
+    await expect(collecting).rejects.toMatchObject({ code: 'CUT_VOID' });
+  });
+
   test('that dies leaves neither snapshots nor the tracking of changes behind', async () => {
     // The client's clock stands still, as that of a process that is gone; the server's goes on.
     const clock = new ManualClock();

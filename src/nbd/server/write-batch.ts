@@ -1,5 +1,6 @@
 import type { Batch } from '../../core/core.js';
 import type { BlockDevice } from '../../devices/block-device.js';
+import { isCofferdamError } from '../../runtime/errors.js';
 import type { Request } from './request.js';
 
 /** What a batch needs from its connection. */
@@ -55,7 +56,8 @@ export class WriteBatch {
         await device.writeBatch([{ bytes, places }]);
         for (const request of requests) this.#context.succeed(request);
         return;
-      } catch {
+      } catch (error) {
+        if (isFinal(error)) return requests.forEach((request) => this.#context.fail(request, error));
         // None was answered yet, so each may be written once more.
       }
     }
@@ -71,7 +73,8 @@ export class WriteBatch {
         await device.writeBatch(batchesOf(request, pieces));
         this.#context.succeed(request);
         return;
-      } catch {
+      } catch (error) {
+        if (isFinal(error)) return this.#context.fail(request, error);
         // As one it tells why it fails, if it does so again.
       }
     }
@@ -87,6 +90,11 @@ export class WriteBatch {
     }
     this.#context.succeed(request);
   }
+}
+
+/** What was sent before a power cut must not reach the device after it: the client may have written something newer. */
+function isFinal(error: unknown): boolean {
+  return isCofferdamError(error, 'POWER_CUT');
 }
 
 /** One batch for each piece. */
