@@ -1,4 +1,4 @@
-import { closeSync, writeSync } from 'node:fs';
+import { closeSync, fstatSync, writeSync } from 'node:fs';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
 import { formatBytes } from '../runtime/sizes.js';
 import type { CommandContext } from './command.js';
@@ -31,12 +31,22 @@ export async function serveUntilStopped(
   lines: readonly string[],
   readyFd: number | undefined,
 ): Promise<void> {
+  if (readyFd !== undefined) checkDescriptor(readyFd);
   const rows = exports.map(({ name, kind, sizeBytes, uri }) => [name, kind, formatBytes(sizeBytes), uri]);
   const table = columns(['EXPORT', 'KIND', '>SIZE', 'URI'], rows);
   output.result({ ready: true, exports, ...document }, [table, ...lines].join('\n'));
   if (readyFd !== undefined) tellReady(readyFd);
   await aborted(signal);
   output.note('cofferdam: stopping');
+}
+
+/** Before anything is printed: what follows is a promise. */
+function checkDescriptor(fd: number): void {
+  try {
+    fstatSync(fd);
+  } catch (error) {
+    throw new CofferdamError('BAD_ARGUMENT', `--ready-fd ${fd}: is not open: ${messageOf(error)}`);
+  }
 }
 
 function tellReady(fd: number): void {

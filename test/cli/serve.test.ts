@@ -1,0 +1,214 @@
+import { readFile, stat, writeFile } from 'node:fs/promises';
+import { describe, expect, test } from 'vitest';
+import { NbdDevice } from 'cofferdam';
+import { differenceAt, randomBytes, readBytes } from '../support/bytes.js';
+import { runCli } from '../support/cli.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
+import { run } from '../support/loop-device.js';
+import { needs } from '../support/needs.js';
+import { startCli } from '../support/served.js';
+import { expectDone, expectFailure } from './expectations.js';
+
+const MiB = 2 ** 20;
+
+const twoServers = `
+servers:
+  - { id: a, device: { kind: file, path: a.img, create: 4MiB } }
+  - { id: b, device: { kind: file, path: b.img, create: 4MiB } }
+volumes:
+  - { id: stripes, kind: striped, stripe: 4096, of: [a, b] }
+  - { id: twins, kind: mirrored, of: [a, b] }
+`;
+
+async function clusterFile(directory: TemporaryDirectory, yaml: string): Promise<string> {
+  const path = directory.file('cluster.yaml');
+  await writeFile(path, yaml);
+  return path;
+}
+
+test('what it prints is what it exports, with sockets beside the file', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  await using served = await startCli(['serve', cluster]);
+  const socket = directory.file('cofferdam.sock');
+  expect(served.document).toMatchObject({
+    ready: true,
+    control: `unix:${directory.file('cofferdam-control.sock')}`,
+    exports: [
+      { name: 'a', kind: 'server', sizeBytes: 4 * MiB, uri: `nbd+unix:///a?socket=${socket}` },
+      { name: 'b', kind: 'server', sizeBytes: 4 * MiB },
+      { name: 'stripes', kind: 'volume', sizeBytes: 8 * MiB },
+      { name: 'twins', kind: 'volume', sizeBytes: 4 * MiB },
+    ],
+  });
+  for (const { uri, name } of served.document.exports) {
+    await using device = await NbdDevice.open(uri);
+    expect(device.sizeBytes).toBe(name === 'stripes' ? 8 * MiB : 4 * MiB);
+  }
+});
+
+test('a volume is where its servers are', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  await using served = await startCli(['serve', cluster]);
+  await using stripes = await NbdDevice.open(served.uriOf('stripes'));
+  const bytes = randomBytes(3 * 4096, 1);
+  await stripes.write(0, bytes);
+  await using a = await NbdDevice.open(served.uriOf('a'));
+  expect(differenceAt(await readBytes(a, 0, 4096), bytes.subarray(0, 4096))).toBeUndefined();
+  expect(differenceAt(await readBytes(a, 4096, 4096), bytes.subarray(8192))).toBeUndefined();
+  await using twins = await NbdDevice.open(served.uriOf('twins'));
+  await twins.write(MiB, bytes);
+  await using b = await NbdDevice.open(served.uriOf('b'));
+  expect(differenceAt(await readBytes(b, MiB, bytes.length), bytes)).toBeUndefined();
+});
+
+test('SIGTERM under writes: it exits with 0, and every write that was answered is in the files', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  await using served = await startCli(['serve', cluster]);
+  await using device = await NbdDevice.open(served.uriOf('a'), { reconnectMs: 0 });
+  let answered = 0;
+  const writing = (async () => {
+    for (let sector = 1; sector < 8000; sector++) {
+      await device.write(sector * 512, new Uint8Array(512).fill(sector % 251));
+      answered = sector;
+    }
+  })().catch(() => {});
+  await expect.poll(() => answered).toBeGreaterThan(50);
+  const { exitCode, stderr } = await served.stop();
+  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: 'cofferdam: stopping\n' });
+  await writing;
+  const file = await readFile(directory.file('a.img'));
+  for (let sector = 1; sector <= answered; sector++) expect(file[sector * 512]).toBe(sector % 251);
+  // Its sockets are gone, so it can be started again, and has what it had.
+  await using again = await startCli(['serve', cluster]);
+  await using reopened = await NbdDevice.open(again.uriOf('a'));
+  expect((await readBytes(reopened, 512, 1))[0]).toBe(1);
+});
+
+test('a server that was killed is started again over its sockets; one that lives is not', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  const killed = await startCli(['serve', cluster]);
+  await killed.kill();
+  expect((await stat(directory.file('cofferdam.sock'))).isSocket()).toBe(true);
+  await using _served = await startCli(['serve', cluster]);
+  expectFailure(await runCli(['serve', cluster]), 'DEVICE_BUSY');
+});
+
+test('with --only, each process serves a part, and a volume crosses them', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(
+    directory,
+    `
+servers:
+  - { id: a, device: { kind: file, path: a.img, create: 4MiB }, listen: 'nbd+unix:///?socket=a.sock', control: ca }
+  - { id: b, device: { kind: file, path: b.img, create: 4MiB }, listen: 'nbd+unix:///?socket=b.sock', control: cb }
+volumes:
+  - { id: stripes, kind: striped, stripe: 4096, of: [a, b] }
+`,
+  );
+  expectFailure(await runCli(['serve', cluster]), 'BAD_CONFIG');
+  expectFailure(await runCli(['serve', cluster, '--only', 'c']), 'UNKNOWN_DEVICE');
+  await using a = await startCli(['serve', cluster, '--only', 'a']);
+  await using _b = await startCli(['serve', cluster, '--only', 'b']);
+  await using volume = await startCli(['serve', cluster, '--only', 'stripes']);
+  expect(a.document.exports.map(({ name }) => name)).toEqual(['a']);
+  expect(volume.document).toMatchObject({
+    control: null,
+    exports: [{ name: 'stripes', sizeBytes: 8 * MiB }],
+  });
+  await using stripes = await NbdDevice.open(volume.uriOf('stripes'));
+  await stripes.write(0, new Uint8Array(8192).fill(7));
+  await stripes.flush();
+  for (const name of ['a.img', 'b.img']) expect((await readFile(directory.file(name)))[4095]).toBe(7);
+});
+
+needs('nbd-client', 'nbdinfo')('over TCP others list and open the exports', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, `listen: nbd://127.0.0.1:0/\n${twoServers}`);
+  await using served = await startCli(['serve', cluster]);
+  const uri = new URL(served.uriOf('a').replace('nbd:', 'http:'));
+  const listed = await run('nbd-client', '-l', '127.0.0.1', uri.port);
+  expect(listed).toContain('\na\nb\nstripes: striped over a, b\ntwins: mirrored over a, b\n');
+  expect(await run('nbdinfo', '--size', served.uriOf('a'))).toBe(`${4 * MiB}\n`);
+});
+
+test('a served cluster is backed up by its file and by its control address alike', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  await using served = await startCli(['serve', cluster]);
+  await using device = await NbdDevice.open(served.uriOf('stripes'));
+  await device.write(0, randomBytes(8 * MiB, 1));
+  const options = { cwd: directory.path };
+  const results = [
+    await runCli(['backup', '--to', 'x', '--cluster', cluster, '--json'], options),
+    await runCli(['backup', '--to', 'x', '--control', 'cofferdam-control.sock', '--json'], options),
+  ];
+  for (const [index, result] of results.entries()) {
+    expectDone(result);
+    expect(JSON.parse(result.stdout)).toMatchObject({
+      image: 'x',
+      generation: index + 1,
+      consistency: 'group',
+      devices: [{ id: 'a' }, { id: 'b' }],
+    });
+  }
+  expectDone(await runCli(['restore', 'x', '--to-dir', 'restored'], options));
+  for (const name of ['a.img', 'b.img']) {
+    const restored = await readFile(directory.file(`restored/${name}`));
+    expect(differenceAt(restored, await readFile(directory.file(name)))).toBeUndefined();
+  }
+  expectFailure(await runCli(['backup', '--to', 'a.img', '--cluster', cluster], options), 'SOURCE_IS_TARGET');
+  await served.stop();
+  expectFailure(await runCli(['backup', '--to', 'x', '--cluster', cluster], options), 'CONNECTION_FAILED');
+});
+
+describe('a cluster file that is wrong is refused with the line', () => {
+  const servers = 'servers:\n  - { id: a, device: a.img }\n';
+  test.each([
+    [
+      'an unknown server in a volume',
+      `${servers}volumes:\n  - { id: v, kind: striped, of: [a, z] }\n`,
+      /line 4: .*no server z/,
+    ],
+    [
+      'a server twice in a volume',
+      `${servers}volumes:\n  - { id: v, kind: mirrored, of: [a, a] }\n`,
+      /line 4: .*twice/,
+    ],
+    [
+      'an ID used twice',
+      `${servers}volumes:\n  - { id: a, kind: striped, of: [a] }\n`,
+      /line 4: .*the ID a is used twice/,
+    ],
+    ['HTTP without a token', `control: http://127.0.0.1:8000\n${servers}`, /line 1: .*needs a token/],
+    ['a short token', `token: short\n${servers}`, /line 1: .*at least 16/],
+    ['a listen address with an export', `listen: nbd://127.0.0.1/disk\n${servers}`, /line 1: .*export/],
+    [
+      'a listen address of another protocol',
+      `listen: http://127.0.0.1\n${servers}`,
+      /line 1: .*not a scheme of NBD/,
+    ],
+    [
+      'one address with and without TLS',
+      `listen: nbd://127.0.0.1\nservers:\n  - { id: a, device: a.img, listen: 'nbds://127.0.0.1' }\n`,
+      /line 3: .*TLS/,
+    ],
+    ['a field that there is not', `${servers}volume: []\n`, /volume/],
+  ])('%s', async (_, yaml, message) => {
+    await using directory = temporaryDirectory();
+    const result = await runCli(['serve', await clusterFile(directory, yaml)]);
+    expectFailure(result, 'BAD_CONFIG');
+    expect(result.stderr).toMatch(message);
+  });
+});
+
+test('a descriptor for --ready-fd that is not open is refused', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  const result = await runCli(['serve', cluster, '--ready-fd', '99']);
+  expectFailure(result, 'BAD_ARGUMENT', 2);
+  expect(result.stdout).toBe('');
+});
