@@ -135,7 +135,7 @@ function requireToken(server: FastifyInstance, token: string): void {
     if (given.length === expected.length && timingSafeEqual(given, expected)) return;
     throw new CofferdamError(
       'FORBIDDEN',
-      'send the token of the cluster file as "Authorization: Bearer TOKEN"',
+      'the token is missing or wrong: commands take it from the cluster file or from COFFERDAM_TOKEN, others send it as "Authorization: Bearer TOKEN"',
     );
   });
 }

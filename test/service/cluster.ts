@@ -9,6 +9,8 @@ export interface ServedCluster extends AsyncDisposable {
   readonly api: ControlApi;
   readonly client: ControlClient;
   readonly socket: string;
+  /** Ends it and starts it again, at the same places. */
+  restart(): Promise<void>;
 }
 
 /** Serves servers on sockets in a directory of their own. */
@@ -22,19 +24,33 @@ export async function serveCluster(
     control: directory.file('control'),
     ...input,
   });
-  const service = await ClusterService.start(config, { clock });
-  const api = await ControlApi.listen({ service, listen: config.control, clock });
+  const start = async (): Promise<Pick<ServedCluster, 'service' | 'api'>> => {
+    const service = await ClusterService.start(config, { clock });
+    return { service, api: await ControlApi.listen({ service, listen: config.control, clock }) };
+  };
+  let running = await start();
+  const stop = async (): Promise<void> => {
+    await running.api.close();
+    await running.service.close();
+  };
   const client = new ControlClient({ address: config.control, clock });
   return {
     directory,
-    service,
-    api,
+    get service() {
+      return running.service;
+    },
+    get api() {
+      return running.api;
+    },
     client,
     socket: directory.file('control'),
+    async restart() {
+      await stop();
+      running = await start();
+    },
     [Symbol.asyncDispose]: async () => {
       await client.close();
-      await api.close();
-      await service.close();
+      await stop();
       await directory[Symbol.asyncDispose]();
     },
   };

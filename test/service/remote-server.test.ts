@@ -212,6 +212,26 @@ describe.each([
   });
 });
 
+test('a server that restarts while its barrier is up vouches for nothing', async () => {
+  await using served = await serveCluster({ servers: [memory('a', sizeBytes)] });
+  const [status] = (await served.client.status()).servers;
+  if (!status) throw new Error('nothing is served');
+  const control = new RemoteServer(served.client, status);
+  const { source } = await control.cut({ ...request, trackChanges: true });
+  await served.restart();
+  expect(await control.release(ticket)).toMatchObject({
+    heldWithoutBreak: false,
+    reason: expect.stringContaining('may have restarted'),
+  });
+  await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  await expect(source.device.read(0, new Uint8Array(512))).rejects.toThrow();
+  await expect(control.cut({ ...request, epoch: 2, changedSinceEpoch: 1 })).rejects.toMatchObject({
+    code: 'CUT_VOID',
+  });
+  await source.close();
+  await control.stopTracking(1);
+});
+
 describe('a coordinator in another process', () => {
   /** Lets what crosses a socket arrive, and time go on, in turns. */
   async function pass(clock: ManualClock, ms: number): Promise<void> {
