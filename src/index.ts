@@ -32,7 +32,7 @@ export type * from './servers/control.js';
 
 export { backup, type BackupOptions, type BackupResult } from './backup/backup.js';
 export type { DeviceProgress, ProgressListener } from './backup/progress.js';
-export { CopyPool } from './backup/pool.js';
+export { CopyPool, type JobPool } from './backup/pool.js';
 export { BackupImage, type CatalogEntry } from './backup/image/image.js';
 export { openImage, type OpenImageOptions } from './backup/image/open.js';
 export { GenerationDevice } from './backup/image/generation-device.js';
@@ -52,6 +52,7 @@ export type { BadRange } from './backup/bad-range.js';
 export { ClusterService, type ServedExport, type ServiceOptions } from './service/service.js';
 export { ControlApi, type ControlApiOptions } from './service/control-api.js';
 export { ControlClient, type ControlClientOptions } from './service/control-client.js';
+export type { CutCalls, RemoteProcess } from './service/cut-calls.js';
 export { RemoteServer } from './service/remote-server.js';
 export { backupCluster, backupProcess, type RemoteBackupOptions } from './service/remote-backup.js';
 

@@ -17,7 +17,7 @@ import {
   type Strategy,
 } from './image/record.js';
 import { Pacer } from './pacer.js';
-import { BorrowedPool, type CopyPool } from './pool.js';
+import { BorrowedPool, type JobPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 import {
   holdStrategy,
@@ -53,7 +53,7 @@ export interface BackupOptions {
   /** Threads that copy. Default: one per processor. */
   workers?: number;
   /** Threads to share with other calls, instead of starting `workers` for this one. */
-  pool?: CopyPool;
+  pool?: JobPool;
   /** Cancels the backup: barriers come down, nothing is committed, the promise rejects with CANCELLED. */
   signal?: AbortSignal;
   /** Called about ten times a second, and once at the end. */

@@ -4,12 +4,12 @@ import type { CutSource } from '../servers/control.js';
 import type { GenerationWriter } from './image/generation-writer.js';
 import type { CopyStatistics } from './image/record.js';
 import type { Pacer } from './pacer.js';
-import type { CopyPool } from './pool.js';
+import type { JobPool } from './pool.js';
 import type { Progress } from './progress.js';
 
 /** What a copy needs besides its source; one per backup. */
 export interface CopyContext {
-  pool: CopyPool;
+  pool: JobPool;
   writer: GenerationWriter;
   algorithm: HashAlgorithm;
   blockSizeBytes: number;

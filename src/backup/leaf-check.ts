@@ -5,13 +5,13 @@ import type { LeafBlocks } from './image/block-map.js';
 import type { BackupImage } from './image/image.js';
 import { byteRange, type MapShape } from './image/map-shape.js';
 import { faultReason, readStoredBlock } from './image/stored-block.js';
-import type { CopyPool } from './pool.js';
+import type { JobPool } from './pool.js';
 import type { RestoreTarget } from './restore-target.js';
 
 /** What the checks of one device's leaves share. */
 export interface LeafCheckContext {
   image: BackupImage;
-  pool: CopyPool;
+  pool: JobPool;
   shape: MapShape;
   /** Where to write the blocks that are right; absent: only check them. */
   target: Pick<RestoreTarget, 'path' | 'device' | 'isBlank'> | undefined;

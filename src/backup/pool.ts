@@ -6,8 +6,17 @@ import { errorFromMessage, type JobNames } from '../runtime/error-message.js';
 import { invariant } from '../runtime/errors.js';
 import type { PoolReply, PoolTask } from './worker.js';
 
+/** What runs the core's jobs. */
+export interface JobPool {
+  readonly core: Core;
+  /** How many jobs run side by side. */
+  readonly workers: number;
+  copy(names: JobNames, job: CopyJob): Promise<CopyResult>;
+  restore(names: JobNames, job: RestoreJob): Promise<JobEnd>;
+}
+
 /** Worker threads that run the core's jobs. Threads share this process's file descriptors and shared memory. */
-export class CopyPool implements AsyncDisposable {
+export class CopyPool implements JobPool, AsyncDisposable {
   readonly #threads: Piscina<PoolTask, PoolReply>;
 
   private constructor(
@@ -70,16 +79,17 @@ export class CopyPool implements AsyncDisposable {
 /** The caller's threads, or threads of its own that end with it. */
 export class BorrowedPool implements AsyncDisposable {
   private constructor(
-    readonly pool: CopyPool,
-    readonly isOwn: boolean,
+    readonly pool: JobPool,
+    readonly own: CopyPool | undefined,
   ) {}
 
-  static async of(shared: CopyPool | undefined, workers?: number): Promise<BorrowedPool> {
-    if (shared) return new BorrowedPool(shared, false);
-    return new BorrowedPool(await CopyPool.start(await loadCore(), workers), true);
+  static async of(shared: JobPool | undefined, workers?: number): Promise<BorrowedPool> {
+    if (shared) return new BorrowedPool(shared, undefined);
+    const own = await CopyPool.start(await loadCore(), workers);
+    return new BorrowedPool(own, own);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.isOwn) await this.pool[Symbol.asyncDispose]();
+    await this.own?.[Symbol.asyncDispose]();
   }
 }

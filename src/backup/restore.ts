@@ -15,7 +15,7 @@ import { findDevice, type BackupImage } from './image/image.js';
 import { byteRange } from './image/map-shape.js';
 import type { GenerationRecord } from './image/record.js';
 import { checkLeaf, type LeafCheckContext } from './leaf-check.js';
-import { BorrowedPool, type CopyPool } from './pool.js';
+import { BorrowedPool, type JobPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 import { RestoreTarget } from './restore-target.js';
 
@@ -32,7 +32,7 @@ export interface RestoreOptions {
   /** Go on past blocks that are damaged; they are left zero on the target, and reported. Default false. */
   skipBad?: boolean;
   /** Threads that read, hash and write, to share with other calls. Default: one per processor for this call. */
-  pool?: CopyPool;
+  pool?: JobPool;
   /** Cancels: the promise rejects with CANCELLED. */
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and once at the end. */

@@ -10,14 +10,14 @@ import { byteRange } from './image/map-shape.js';
 import { isDamage } from './image/reader.js';
 import type { DeviceRecord, GenerationRecord } from './image/record.js';
 import { checkLeaf, type LeafCheckContext } from './leaf-check.js';
-import { BorrowedPool, type CopyPool } from './pool.js';
+import { BorrowedPool, type JobPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 
 export interface VerifyOptions {
   /** Which generations to check. Default `all`. */
   generation?: number | 'latest' | 'all';
   /** Threads that read and hash, to share with other calls. Default: one per processor for this call. */
-  pool?: CopyPool;
+  pool?: JobPool;
   /** Cancels: the promise rejects with CANCELLED. */
   signal?: AbortSignal | undefined;
   /** Called about ten times a second, and once at the end; a device of several generations counts as often. */
@@ -86,7 +86,7 @@ export async function verify(image: BackupImage, options: VerifyOptions = {}): P
 
 interface VerifyRun {
   image: BackupImage;
-  pool: CopyPool;
+  pool: JobPool;
   signal: AbortSignal | undefined;
   cancel: Int32Array;
   progress: Progress;

@@ -3,6 +3,8 @@ import type { z } from 'zod';
 import type { BackupResult } from '../backup/backup.js';
 import { cancellation } from '../backup/cancellation.js';
 import type { ProgressListener } from '../backup/progress.js';
+import type { BlockDevice } from '../devices/block-device.js';
+import { NbdDevice } from '../nbd/client/device.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError, errnoOf, invariant, messageOf } from '../runtime/errors.js';
 import { formatControlAddress, type ControlAddress } from '../servers/control-address.js';
@@ -14,10 +16,15 @@ import {
   type ClusterStatusBody,
   type JobStatusBody,
 } from './control-schema.js';
+import type { CutCalls, RemoteProcess } from './cut-calls.js';
 import { errorOfBody } from './error-body.js';
+import { HttpCutCalls } from './http-cut-calls.js';
 
 /** How long an answer may take that needs no work, in ms. */
 const PATIENCE_MS = 10_000;
+
+/** A snapshot is gone with the run of its server, so waiting longer for it to come back is in vain. */
+const SNAPSHOT_RECONNECT_MS = 2000;
 
 export interface ControlClientOptions {
   address: ControlAddress;
@@ -34,9 +41,10 @@ export interface ControlRequest {
 }
 
 /** The other end of {@link ControlApi}: the control plane of one serving process. */
-export class ControlClient implements AsyncDisposable {
+export class ControlClient implements RemoteProcess, AsyncDisposable {
   readonly address: ControlAddress;
   readonly clock: Clock;
+  readonly calls: CutCalls = new HttpCutCalls(this);
   readonly #agent: Agent;
   readonly #origin: string;
   readonly #headers: Record<string, string>;
@@ -52,6 +60,10 @@ export class ControlClient implements AsyncDisposable {
       bodyTimeout: 0,
       connect: address.kind === 'unix' ? { socketPath: address.path } : {},
     });
+  }
+
+  openSnapshot(uri: string): Promise<BlockDevice> {
+    return NbdDevice.open(uri, { clock: this.clock, reconnectMs: SNAPSHOT_RECONNECT_MS });
   }
 
   status(): Promise<ClusterStatusBody> {

@@ -1,9 +1,11 @@
+import type { NbdExport } from '../nbd/server/exports.js';
 import type { Clock } from '../runtime/clock.js';
-import type { CutRequest, CutSource } from '../servers/control.js';
+import type { Cluster } from '../servers/cluster.js';
+import type { CutRequest, CutSource, CutTicket, ReleaseAnswer, ServerStatus } from '../servers/control.js';
 import type { StorageServer } from '../servers/server.js';
 import type { CutConfirmationBody } from './control-schema.js';
+import type { CutCalls } from './cut-calls.js';
 import { Leases } from './leases.js';
-import type { ClusterService } from './service.js';
 
 /** A source that was handed out: a coordinator in another process reads it over NBD. */
 interface HandedOut {
@@ -11,28 +13,39 @@ interface HandedOut {
   exported?: Disposable;
 }
 
+/** What it needs of the service. */
+export interface CutsService {
+  cluster: Pick<Cluster, 'server'>;
+  exportBeside(server: string, entry: NbdExport): Promise<Disposable>;
+  uriOf(exportName: string): string;
+}
+
 /**
- * Cuts for coordinators in other processes. What a cut fixes is exported over NBD for as long as the coordinator renews
- * its lease, and the changes since a cut are tracked no longer than that.
+ * Answers the calls of coordinators in other processes. What a cut fixes is exported for as long as the coordinator
+ * renews its lease, and the changes since a cut are tracked no longer than that.
  */
-export class RemoteCuts {
-  readonly #service: ClusterService;
+export class RemoteCuts implements CutCalls {
+  readonly #service: CutsService;
   readonly #sources: Leases<HandedOut>;
   readonly #trackers: Leases<undefined>;
   /** The lease of each tracker that runs, by server and epoch. */
   readonly #trackerLeases = new Map<string, string>();
 
-  constructor(service: ClusterService, clock: Clock) {
+  constructor(service: CutsService, clock: Clock) {
     this.#service = service;
     this.#sources = new Leases(clock);
     this.#trackers = new Leases(clock);
   }
 
-  /** @throws CofferdamError as {@link StorageServer.cut} */
-  async cut(server: StorageServer, request: CutRequest): Promise<CutConfirmationBody> {
+  async status(id: string): Promise<ServerStatus> {
+    return this.#server(id).status();
+  }
+
+  async cut(id: string, request: CutRequest): Promise<CutConfirmationBody> {
+    const server = this.#server(id);
     const { epoch, source } = await server.cut(request);
     // The changes that it collects are tracked no further.
-    if (request.changedSinceEpoch !== undefined) await this.stopTracking(server, request.changedSinceEpoch);
+    if (request.changedSinceEpoch !== undefined) await this.stopTracking(id, request.changedSinceEpoch);
     try {
       const { lease, uri } = await this.#handOut(server, source);
       const tracking = request.trackChanges ? this.#track(server, epoch) : null;
@@ -43,29 +56,45 @@ export class RemoteCuts {
     }
   }
 
-  /** @throws CofferdamError UNKNOWN_SNAPSHOT */
-  source(lease: string): CutSource {
-    return this.#sources.renew(lease).source;
+  async renew(id: string, ticket: CutTicket, leaseMs: number): Promise<void> {
+    await this.#server(id).renew(ticket, leaseMs);
   }
 
-  /** @throws CofferdamError UNKNOWN_SNAPSHOT */
-  renewTracking(lease: string): void {
+  async release(id: string, ticket: CutTicket): Promise<ReleaseAnswer> {
+    return this.#server(id).release(ticket);
+  }
+
+  async stopTracking(id: string, epoch: number): Promise<void> {
+    const server = this.#server(id);
+    const lease = this.#trackerLeases.get(trackerKey(server, epoch));
+    if (lease !== undefined) await this.#trackers.end(lease);
+    else await server.stopTracking(epoch);
+  }
+
+  async renewTracking(lease: string): Promise<void> {
     this.#trackers.renew(lease);
+  }
+
+  async assertIntact(lease: string): Promise<void> {
+    await this.#sources.renew(lease).source.assertIntact();
+  }
+
+  async markCopied(lease: string, ranges: readonly [first: number, count: number][]): Promise<void> {
+    const { source } = this.#sources.renew(lease);
+    for (const [first, count] of ranges) source.markCopied(first, count);
   }
 
   closeSource(lease: string): Promise<void> {
     return this.#sources.end(lease);
   }
 
-  async stopTracking(server: StorageServer, epoch: number): Promise<void> {
-    const lease = this.#trackerLeases.get(trackerKey(server, epoch));
-    if (lease !== undefined) await this.#trackers.end(lease);
-    else await server.stopTracking(epoch);
-  }
-
   /** Gives up everything: the service ends. */
   async close(): Promise<void> {
     await Promise.all([this.#sources.endAll(), this.#trackers.endAll()]);
+  }
+
+  #server(id: string): StorageServer {
+    return this.#service.cluster.server(id);
   }
 
   async #handOut(server: StorageServer, source: CutSource): Promise<{ lease: string; uri: string }> {

@@ -1,9 +1,8 @@
 import type { BlockDevice } from '../devices/block-device.js';
 import { ReadOnlyDevice } from '../devices/read-only.js';
-import { NbdDevice } from '../nbd/client/device.js';
 import { CofferdamError, isCofferdamError, messageOf } from '../runtime/errors.js';
 import type { CutSource } from '../servers/control.js';
-import type { ControlClient } from './control-client.js';
+import type { RemoteProcess } from './cut-calls.js';
 import { LEASE_MS } from './leases.js';
 
 /** What was copied is told in so many ranges at a time, and no more are remembered. */
@@ -12,11 +11,8 @@ const MAX_RANGES = 5000;
 /** How long what was copied may be kept to oneself, in ms. */
 const TELL_MS = 200;
 
-/** A connection may break; but no snapshot comes back with another run of its server, so waiting for that is in vain. */
-const RECONNECT_MS = 2000;
-
 export interface RemoteSourceOptions {
-  client: ControlClient;
+  process: RemoteProcess;
   serverId: string;
   lease: string;
   uri: string;
@@ -32,7 +28,7 @@ export class RemoteSource implements CutSource {
   readonly native = undefined;
   readonly selected: Int32Array<SharedArrayBuffer> | undefined;
   readonly #options: RemoteSourceOptions;
-  #opened: Promise<NbdDevice> | undefined;
+  #opened: Promise<BlockDevice> | undefined;
   #ranges: [first: number, count: number][] = [];
   #telling: Promise<void> | undefined;
   #timer: Disposable | undefined;
@@ -52,7 +48,7 @@ export class RemoteSource implements CutSource {
           (await this.#open()).allocation(offsetBytes, lengthBytes),
       },
     );
-    this.#toldAtMs = options.client.clock.nowMs();
+    this.#toldAtMs = options.process.clock.nowMs();
     this.#tellInTime();
   }
 
@@ -64,9 +60,9 @@ export class RemoteSource implements CutSource {
   }
 
   async assertIntact(): Promise<void> {
-    const { client, lease, serverId } = this.#options;
+    const { process, lease, serverId } = this.#options;
     try {
-      await client.send({ method: 'GET', path: `/v1/sources/${lease}` });
+      await process.calls.assertIntact(lease);
     } catch (error) {
       if (!isCofferdamError(error, 'UNKNOWN_SNAPSHOT')) throw error;
       throw new CofferdamError(
@@ -82,13 +78,10 @@ export class RemoteSource implements CutSource {
     this.#isClosed = true;
     this.#timer?.[Symbol.dispose]();
     await this.#telling;
-    const { client, lease } = this.#options;
+    const { process, lease } = this.#options;
     const opened = await this.#opened?.catch(() => undefined);
     // What cannot be given back goes when its lease runs out.
-    await Promise.allSettled([
-      opened?.close(),
-      client.send({ method: 'DELETE', path: `/v1/sources/${lease}` }),
-    ]);
+    await Promise.allSettled([opened?.close(), process.calls.closeSource(lease)]);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -96,15 +89,15 @@ export class RemoteSource implements CutSource {
   }
 
   /** Not before it is needed: a barrier is up while the cut is under way. */
-  #open(): Promise<NbdDevice> {
+  #open(): Promise<BlockDevice> {
     this.#opened ??= this.#connect();
     return this.#opened;
   }
 
-  async #connect(): Promise<NbdDevice> {
-    const { uri, serverId, client } = this.#options;
+  async #connect(): Promise<BlockDevice> {
+    const { uri, serverId, process } = this.#options;
     try {
-      return await NbdDevice.open(uri, { clock: client.clock, reconnectMs: RECONNECT_MS });
+      return await process.openSnapshot(uri);
     } catch (error) {
       throw new CofferdamError(
         'SNAPSHOT_BROKEN',
@@ -118,7 +111,7 @@ export class RemoteSource implements CutSource {
   }
 
   #tellInTime(): void {
-    const { clock } = this.#options.client;
+    const { clock } = this.#options.process;
     this.#timer = clock.setTimer(TELL_MS, () => {
       if (this.#isClosed) return;
       const isDue = clock.nowMs() - this.#toldAtMs >= LEASE_MS / 3;
@@ -129,12 +122,12 @@ export class RemoteSource implements CutSource {
 
   /** Tells what was copied, which also renews the lease. */
   async #tell(): Promise<void> {
-    const { client, lease } = this.#options;
+    const { process, lease } = this.#options;
     const ranges = this.#ranges;
     this.#ranges = [];
-    this.#toldAtMs = client.clock.nowMs();
+    this.#toldAtMs = process.clock.nowMs();
     try {
-      await client.send({ method: 'POST', path: `/v1/sources/${lease}/copied`, body: { ranges } });
+      await process.calls.markCopied(lease, ranges);
     } catch {
       // Whether the source is still there is found out by whoever asks if it is intact.
     } finally {

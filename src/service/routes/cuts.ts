@@ -8,7 +8,7 @@ const ofLease = z.object({ lease: z.uuid() });
 const nothing = { 204: z.null(), ...failures };
 
 /** What a coordinator in another process asks of a server: the calls of ServerControl. */
-export function addCutRoutes(routes: ControlServer, { service: { cluster }, cuts }: ControlContext): void {
+export function addCutRoutes(routes: ControlServer, { cuts }: ControlContext): void {
   routes.post(
     '/v1/servers/:id/cut',
     {
@@ -19,13 +19,13 @@ export function addCutRoutes(routes: ControlServer, { service: { cluster }, cuts
         response: { 200: cutConfirmation, ...failures },
       },
     },
-    ({ params, body }) => cuts.cut(cluster.server(params.id), body as CutRequest),
+    ({ params, body }) => cuts.cut(params.id, body as CutRequest),
   );
   routes.post(
     '/v1/servers/:id/renew',
     { schema: { summary: 'Keep the barrier up', params: ofServer, body: renewRequest, response: nothing } },
     async ({ params, body }, reply) => {
-      await cluster.server(params.id).renew(body, body.leaseMs);
+      await cuts.renew(params.id, body, body.leaseMs);
       return reply.status(204).send(null);
     },
   );
@@ -39,7 +39,7 @@ export function addCutRoutes(routes: ControlServer, { service: { cluster }, cuts
         response: { 200: releaseAnswer, ...failures },
       },
     },
-    ({ params, body }) => cluster.server(params.id).release(body),
+    ({ params, body }) => cuts.release(params.id, body),
   );
   routes.delete(
     '/v1/servers/:id/tracking/:epoch',
@@ -51,7 +51,7 @@ export function addCutRoutes(routes: ControlServer, { service: { cluster }, cuts
       },
     },
     async ({ params }, reply) => {
-      await cuts.stopTracking(cluster.server(params.id), params.epoch);
+      await cuts.stopTracking(params.id, params.epoch);
       return reply.status(204).send(null);
     },
   );
@@ -59,7 +59,7 @@ export function addCutRoutes(routes: ControlServer, { service: { cluster }, cuts
     '/v1/tracking/:lease/renew',
     { schema: { summary: 'Keep noting changes', params: ofLease, response: nothing } },
     async ({ params }, reply) => {
-      cuts.renewTracking(params.lease);
+      await cuts.renewTracking(params.lease);
       return reply.status(204).send(null);
     },
   );

@@ -17,7 +17,7 @@ export function addSourceRoutes(routes: ControlServer, { cuts }: ControlContext)
       },
     },
     async ({ params }, reply) => {
-      await cuts.source(params.lease).assertIntact();
+      await cuts.assertIntact(params.lease);
       return reply.status(204).send(null);
     },
   );
@@ -32,8 +32,7 @@ export function addSourceRoutes(routes: ControlServer, { cuts }: ControlContext)
       },
     },
     async ({ params, body }, reply) => {
-      const source = cuts.source(params.lease);
-      for (const [first, count] of body.ranges) source.markCopied(first, count);
+      await cuts.markCopied(params.lease, body.ranges);
       return reply.status(204).send(null);
     },
   );
