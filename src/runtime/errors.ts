@@ -66,6 +66,9 @@ export const errorCodes = {
   BAD_HISTORY: 'a witness history cannot be read',
   COMMAND_FAILED: 'the command that was to take a copy failed',
   NOT_CONSISTENT: 'the witness proved that a copy is not crash-consistent',
+
+  // The simulator
+  SIMULATION_FAILED: 'a simulated run broke an invariant or did not come to an end',
 } as const;
 
 export type ErrorCode = keyof typeof errorCodes;

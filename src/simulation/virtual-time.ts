@@ -1,0 +1,144 @@
+import type { Clock } from '../runtime/clock.js';
+import { CofferdamError, invariant } from '../runtime/errors.js';
+
+/**
+ * Time that passes only when nothing is left to do at the present instant.
+ *
+ * Invariants:
+ * 1. Events happen in the order of their times, those of one time in the order in which they were asked for.
+ * 2. Before an event happens, everything that the one before it caused without waiting has happened.
+ *
+ * So whatever uses no other clock, no other randomness and no real I/O runs the same way every time.
+ */
+export class VirtualTime implements Clock {
+  readonly #queue = new EventQueue();
+  #nowMs = 0;
+  #events = 0;
+
+  nowMs(): number {
+    return this.#nowMs;
+  }
+
+  /** How many events have happened. */
+  get events(): number {
+    return this.#events;
+  }
+
+  setTimer(delayMs: number, action: () => void): Disposable {
+    invariant(delayMs >= 0, `a timer of ${delayMs} ms`);
+    const event: Event = { atMs: this.#nowMs + delayMs, order: 0, action };
+    this.#queue.push(event);
+    return { [Symbol.dispose]: () => void (event.action = undefined) };
+  }
+
+  /**
+   * Lets time pass until `end` has settled, and answers as it does.
+   *
+   * @param limitEvents fails the run when more happen: it does not come to an end.
+   * @throws CofferdamError SIMULATION_FAILED if nothing is left that could happen, or too much does, before `end` has settled.
+   */
+  async run<T>(end: Promise<T>, limitEvents = Infinity): Promise<T> {
+    let hasEnded = false;
+    const mark = (): void => void (hasEnded = true);
+    end.then(mark, mark);
+    const stopAt = this.#events + limitEvents;
+    for (;;) {
+      await everythingDone();
+      if (hasEnded) return await end;
+      const event = this.#queue.pop();
+      if (!event)
+        throw new CofferdamError(
+          'SIMULATION_FAILED',
+          `nothing is left to happen at ${this.#nowMs} ms, yet not all has ended`,
+        );
+      if (!event.action) continue;
+      if (this.#events >= stopAt)
+        throw new CofferdamError('SIMULATION_FAILED', `${limitEvents} events, and no end`);
+      this.#nowMs = event.atMs;
+      this.#events++;
+      event.action();
+    }
+  }
+}
+
+/** The clock of a machine that runs a little fast or slow. */
+export class DriftingClock implements Clock {
+  readonly #time: Clock;
+  readonly #rate: number;
+
+  /** @param rate how many of its milliseconds pass in a true one. */
+  constructor(time: Clock, rate: number) {
+    this.#time = time;
+    this.#rate = rate;
+  }
+
+  nowMs(): number {
+    return this.#time.nowMs() * this.#rate;
+  }
+
+  setTimer(delayMs: number, action: () => void): Disposable {
+    return this.#time.setTimer(delayMs / this.#rate, action);
+  }
+}
+
+/** Resolves when no promise can go on: they all do before an immediate callback is called. */
+function everythingDone(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+interface Event {
+  atMs: number;
+  order: number;
+  /** Undefined once the timer was disposed of. */
+  action: (() => void) | undefined;
+}
+
+/** A binary heap of events, the earliest on top. */
+class EventQueue {
+  readonly #heap: Event[] = [];
+  #pushed = 0;
+
+  push(event: Event): void {
+    event.order = this.#pushed++;
+    let at = this.#heap.push(event) - 1;
+    while (at > 0) {
+      const parent = (at - 1) >> 1;
+      if (!this.#isBefore(at, parent)) return;
+      this.#swap(at, parent);
+      at = parent;
+    }
+  }
+
+  pop(): Event | undefined {
+    const top = this.#heap[0];
+    const last = this.#heap.pop();
+    if (last === undefined || top === undefined || last === top) return top;
+    this.#heap[0] = last;
+    for (let at = 0; ;) {
+      let least = at;
+      for (const child of [2 * at + 1, 2 * at + 2]) {
+        if (child < this.#heap.length && this.#isBefore(child, least)) least = child;
+      }
+      if (least === at) return top;
+      this.#swap(at, least);
+      at = least;
+    }
+  }
+
+  #isBefore(a: number, b: number): boolean {
+    const [one, other] = [this.#at(a), this.#at(b)];
+    return one.atMs < other.atMs || (one.atMs === other.atMs && one.order < other.order);
+  }
+
+  #swap(a: number, b: number): void {
+    const one = this.#at(a);
+    this.#heap[a] = this.#at(b);
+    this.#heap[b] = one;
+  }
+
+  #at(index: number): Event {
+    const event = this.#heap[index];
+    invariant(event !== undefined, 'an index within the heap');
+    return event;
+  }
+}
