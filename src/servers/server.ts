@@ -182,9 +182,10 @@ export class StorageServer implements ServerControl, AsyncDisposable {
       } finally {
         // 5. The drain of a cut waits for this.
         this.#barrier.finish(ranges.length);
+        // 6. A power cut outweighs any other failure: that one would be a reason to try again, when the power is back.
+        this.#assertSameBoot(boot);
       }
-      // 6. Only now is the client answered.
-      this.#assertSameBoot(boot);
+      // 7. Only now is the client answered.
     }, ranges.length);
   }
 
@@ -223,9 +224,11 @@ export class StorageServer implements ServerControl, AsyncDisposable {
   async #answer<T>(request: () => Promise<T>): Promise<T> {
     this.#assertUp();
     const boot = this.#boots;
-    const answer = await request();
-    this.#assertSameBoot(boot);
-    return answer;
+    try {
+      return await request();
+    } finally {
+      this.#assertSameBoot(boot);
+    }
   }
 
   #assertUp(): void {

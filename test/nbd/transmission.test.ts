@@ -28,6 +28,14 @@ async function expectInStep(wire: Wire): Promise<void> {
   expect(reply).toMatchObject({ cookie: 0xfeedn, errno: 0 });
 }
 
+/** Waits until a count has come to rest. */
+async function standstill(count: () => number): Promise<void> {
+  for (let before = -1; count() !== before;) {
+    before = count();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
 describe.each([true, false])('refused requests, structured replies: %s', (structured) => {
   const length = 512;
   const payload = new Uint8Array(length);
@@ -390,6 +398,57 @@ describe('failures of the device', () => {
     expect(device.writes).toBe(0);
   });
 
+  test('what fails while the power goes out is not sent again when it is back', async () => {
+    /** Has a batch under way until the test lets it fail. */
+    class Failing extends MemoryDevice {
+      writes = 0;
+      fail: ((error: unknown) => void) | undefined;
+      readonly writeBatch = (): Promise<void> => new Promise((_, reject) => (this.fail = reject));
+      override async write(offset: number, bytes: Uint8Array): Promise<void> {
+        this.writes++;
+        await super.write(offset, bytes);
+      }
+    }
+    const device = new Failing(sizeBytes);
+    await using server = new StorageServer({ id: 'a', device });
+    await using wire = await Wire.connect(server.client);
+    const small = { command: Command.Write, payload: new Uint8Array(512) };
+    wire.send(small, small);
+    await expect.poll(() => device.fail).toBeDefined();
+    const powerIsBack = server.powerCut({ seed: 1 });
+    device.fail?.(new CofferdamError('DEVICE_FULL', 'no space'));
+    await powerIsBack;
+    await wire.closed();
+    await wire.ended;
+    expect(device.writes).toBe(0);
+  });
+
+  test('what waited for memory when the power went out is not begun when it is back', async () => {
+    const device = new GatedDevice(64 * MiB);
+    await using server = new StorageServer({ id: 'a', device });
+    const { source } = await server.cut({
+      epoch: 1,
+      coordinator: 'test',
+      leaseMs: 60_000,
+      fixedBy: 'snapshot',
+      blockSizeBytes: 64 * KiB,
+    });
+    await using wire = await Wire.connect(server.client);
+    const payload = new Uint8Array(MiB);
+    const large = Array.from({ length: 32 }, () => ({ command: Command.Write, payload }));
+    const small = Array.from({ length: 40 }, () => ({
+      command: Command.Write,
+      payload: payload.subarray(0, 512),
+    }));
+    // The last packet has the end of what the memory is full with, and what waits.
+    wire.send(...large, ...small);
+    await expect.poll(async () => (await server.status()).parked).toBe(32);
+    await server.powerCut({ seed: 1 });
+    await wire.ended;
+    expect(device.log.filter((line) => line.startsWith('write'))).toEqual([]);
+    await source.close();
+  });
+
   test('paths and peers are not told', async () => {
     const device = new FaultyDevice(new MemoryDevice(sizeBytes), { clock: realClock });
     device.inject({ operation: 'read', fault: { error: 'DEVICE_IO' } });
@@ -441,11 +500,7 @@ test('a client that does not read its replies takes bounded memory', async () =>
   const wanted = 400;
   for (let i = 0; i < wanted; i++)
     wire.send({ command: Command.Read, cookie: BigInt(i), flags: CommandFlag.Df, length: MiB });
-  let before = -1;
-  while (device.begunBytes !== before) {
-    before = device.begunBytes;
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
+  await standstill(() => device.begunBytes);
   expect(device.begunBytes).toBeLessThan(80 * MiB);
   // It is only slow: in the end it gets everything.
   for (let i = 0; i < wanted; i++) expect((await wire.reply()).errno).toBe(0);
@@ -466,6 +521,46 @@ test('replies to refused requests take bounded memory too', async () => {
     if (!(await Promise.race([drained, new Promise((resolve) => setTimeout(resolve, 500, false))]))) break;
   }
   expect(sentBytes).toBeLessThan(200 * MiB);
+});
+
+test('reading ahead takes bounded memory', async () => {
+  /** Is never done with reading, and counts the bytes that are to be read at once. */
+  class Stuck extends MemoryDevice {
+    busyBytes = 0;
+    override read(_offset: number, into: Uint8Array): Promise<void> {
+      this.busyBytes += into.length;
+      return this.#freed;
+    }
+    free = (): void => {};
+    readonly #freed = new Promise<void>((resolve) => (this.free = resolve));
+  }
+  const device = new Stuck(sizeBytes);
+  await using wire = await Wire.connect(device);
+  const wanted = 100;
+  for (let i = 0; i < wanted; i++) wire.send({ command: Command.Cache, length: MiB });
+  await standstill(() => device.busyBytes);
+  expect(device.busyBytes).toBeLessThan(40 * MiB);
+  device.free();
+  for (let i = 0; i < wanted; i++) expect((await wire.reply()).errno).toBe(0);
+});
+
+test('a client that does not read the status of blocks takes bounded memory', async () => {
+  const extents = Array.from({ length: 70_000 }, (_, i) => ({ lengthBytes: 1, flags: i % 2 }));
+  let described = 0;
+  const describe = async (): Promise<typeof extents> => {
+    described++;
+    return extents;
+  };
+  await using wire = await Wire.connect(new MemoryDevice(sizeBytes), {
+    contexts: [{ name: 'test:fragments', describe }],
+  });
+  const wanted = 200;
+  for (let i = 0; i < wanted; i++) wire.send({ command: Command.BlockStatus, length: sizeBytes });
+  await standstill(() => described);
+  // Each reply is of half a megabyte.
+  expect(described).toBeLessThan(80);
+  for (let i = 0; i < wanted; i++) expect((await wire.reply()).payload.length).toBe(4 + 8 * 65_536);
+  expect(described).toBe(wanted);
 });
 
 test('a client that vanishes with a hundred replies queued leaves nothing behind', async () => {

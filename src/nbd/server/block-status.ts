@@ -11,6 +11,9 @@ const RANGE_BYTES = GiB;
 /** The most extents in one reply for one context: 512 KiB of them. */
 const MAX_EXTENTS = 65_536;
 
+/** What an extent takes in a reply. */
+const EXTENT_BYTES = 8;
+
 /** The context that every export has: where there is data and where holes, which read as zeros. */
 export function baseAllocation(device: BlockDevice): MetaContext {
   return {
@@ -31,13 +34,23 @@ export async function blockStatus(
   contexts: ReadonlyMap<number, MetaContext>,
 ): Promise<Buffer[]> {
   const lengthBytes = Math.min(request.lengthBytes, RANGE_BYTES);
-  const most = has(request, CommandFlag.ReqOne) ? 1 : MAX_EXTENTS;
+  const most = mostExtents(request);
   const chunks: Buffer[] = [];
   for (const [id, context] of contexts) {
     const extents = clipped(await context.describe(request.offsetBytes, lengthBytes), lengthBytes, most);
     chunks.push(statusChunk(request, id, extents, chunks.length === contexts.size - 1));
   }
   return chunks;
+}
+
+/** The most that the reply to a BLOCK_STATUS may have to hold for each context, in bytes. */
+export function mostStatusBytes(request: Request): number {
+  return EXTENT_BYTES * mostExtents(request);
+}
+
+/** No extent is empty, so there are no more of them than bytes. */
+function mostExtents(request: Request): number {
+  return has(request, CommandFlag.ReqOne) ? 1 : Math.min(MAX_EXTENTS, request.lengthBytes);
 }
 
 /** The first extents, and none of them beyond the range: with REQ_ONE that is a rule, and otherwise it does no harm. */

@@ -4,7 +4,7 @@ import type { BlockDevice } from '../../devices/block-device.js';
 import { realClock } from '../../runtime/clock.js';
 import { isCofferdamError } from '../../runtime/errors.js';
 import { MiB } from '../../runtime/sizes.js';
-import { blockStatus } from './block-status.js';
+import { blockStatus, mostStatusBytes } from './block-status.js';
 import { errnoOfFailure, wordsOfFailure } from './errno.js';
 import type { MetaContext } from './exports.js';
 import type { Negotiated } from './negotiated.js';
@@ -13,7 +13,7 @@ import { Command, CommandFlag, Errno, type ErrorNumber } from '../protocol.js';
 import { ReadBatch } from './read-batch.js';
 import { simpleReplies, structuredReplies, type ReplyFormat } from './reply.js';
 import { RequestParser } from './request-parser.js';
-import { carriesData, has, refusalOf, type Agreement, type Request } from './request.js';
+import { has, refusalOf, type Agreement, type Request } from './request.js';
 import { WriteBatch } from './write-batch.js';
 
 /**
@@ -118,20 +118,20 @@ export class Transmission {
     const errno =
       request.command === Command.Disconnect ? Errno.Ok : refusalOf(request, this.#device, this.#agreement);
     // What is passed over takes no memory, but its reply does.
-    this.#chargedBytes += chargeOf(request, errno);
+    this.#chargedBytes += this.#chargeOf(request, errno);
     return errno;
   }
 
   /** For the parser. */
   refuse(request: Request, errno: ErrorNumber): void {
     this.#inFlight++;
-    this.#sendFailure(request, errno, 'the request was refused', chargeOf(request, errno));
+    this.#sendFailure(request, errno, 'the request was refused', this.#chargeOf(request, errno));
   }
 
   /** For the parser. */
   complete(request: Request, bytes: Buffer, at: number): void {
     if (request.command === Command.Disconnect) {
-      this.#chargedBytes -= chargeOf(request);
+      this.#chargedBytes -= this.#chargeOf(request);
       this.drain();
       return;
     }
@@ -150,7 +150,8 @@ export class Transmission {
   }
 
   #receive(chunk: Buffer): void {
-    if (this.#isDraining) return;
+    // What a client sent before its connection was cut off must not be begun after that: it may be back by then.
+    if (this.#isDraining || this.#stream.destroyed) return;
     try {
       const taken = this.#parser.push(chunk);
       if (taken < chunk.length && !this.#isDraining) {
@@ -221,7 +222,7 @@ export class Transmission {
   #fail(request: Request, error: unknown): void {
     // Whoever loses its power says nothing more.
     if (isCofferdamError(error, 'POWER_CUT')) this.destroy();
-    this.#sendFailure(request, errnoOfFailure(error), wordsOfFailure(error), chargeOf(request));
+    this.#sendFailure(request, errnoOfFailure(error), wordsOfFailure(error), this.#chargeOf(request));
   }
 
   #sendFailure(request: Request, errno: ErrorNumber, words: string, chargedBytes: number): void {
@@ -229,7 +230,7 @@ export class Transmission {
   }
 
   #reply(request: Request, parts: readonly Buffer[], release?: () => void): void {
-    this.#finish(parts, chargeOf(request), release);
+    this.#finish(parts, this.#chargeOf(request), release);
   }
 
   /** The end of every request that was begun. */
@@ -259,9 +260,23 @@ export class Transmission {
       this.#stream.once('close', () => linger[Symbol.dispose]());
     }
   }
-}
 
-/** What a request takes until its reply is sent; one that is refused takes no more than its reply. */
-function chargeOf({ command, lengthBytes }: Request, errno: ErrorNumber = Errno.Ok): number {
-  return REQUEST_BYTES + (carriesData(command) && errno === Errno.Ok ? lengthBytes : 0);
+  /** What a request takes until its reply is sent; one that is refused takes no more than its reply. */
+  #chargeOf(request: Request, errno: ErrorNumber = Errno.Ok): number {
+    return REQUEST_BYTES + (errno === Errno.Ok ? this.#dataBytesOf(request) : 0);
+  }
+
+  #dataBytesOf(request: Request): number {
+    switch (request.command) {
+      case Command.Read:
+      case Command.Write:
+        return request.lengthBytes;
+      case Command.Cache:
+        return Math.min(request.lengthBytes, CACHE_STEP_BYTES);
+      case Command.BlockStatus:
+        return this.#contexts.size * mostStatusBytes(request);
+      default:
+        return 0;
+    }
+  }
 }
