@@ -6,6 +6,7 @@ import { CofferdamError } from '../runtime/errors.js';
 import { KiB } from '../runtime/sizes.js';
 import type { ServerControl } from '../servers/control.js';
 import { cancellation, throwIfCancelled } from './cancellation.js';
+import { GenerationCopier } from './copier.js';
 import type { CopyContext } from './copy-context.js';
 import { BackupImage } from './image/image.js';
 import { openImage } from './image/open.js';
@@ -173,7 +174,14 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
       progress,
       statistics: { storedBytes: 0, zeroBytes: 0, readBytes: 0 },
     };
-    const result = await plan.run({ servers: options.servers, copy, maxStallMs: options.maxStallMs, signal });
+    const result = await plan.run({
+      servers: options.servers,
+      copier: new GenerationCopier(copy),
+      clock,
+      blockSizeBytes: plan.blockSizeBytes,
+      maxStallMs: options.maxStallMs,
+      signal,
+    });
     copy.statistics.readBytes = progress.devices().reduce((sum, device) => sum + device.readBytes, 0);
     throwIfCancelled(signal);
     const generation = await writer.commit({

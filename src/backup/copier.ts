@@ -1,11 +1,34 @@
 import { SharedBitmap } from '../core/bitmap.js';
 import { forEachParallel } from '../runtime/parallel.js';
-import type { CutSource } from '../servers/control.js';
+import type { CutSource, ServerControl } from '../servers/control.js';
 import { CancelWord, throwIfCancelled } from './cancellation.js';
 import type { CopyContext, DeviceCopy } from './copy-context.js';
 import type { BlockMapWriter } from './image/block-map-writer.js';
+import type { NodePointer } from './image/layout.js';
 import { LEAF_BLOCKS } from './image/map-shape.js';
 import { LeafCopy } from './leaf-copy.js';
+import type { DeviceCopier } from './strategies.js';
+
+/** Copies devices into the generation that is being written. */
+export class GenerationCopier implements DeviceCopier {
+  readonly #context: CopyContext;
+
+  constructor(context: CopyContext) {
+    this.#context = context;
+  }
+
+  async copy(
+    { id, sizeBytes }: ServerControl,
+    source: CutSource,
+    signal: AbortSignal,
+    base?: NodePointer | null,
+  ): Promise<NodePointer | null> {
+    const { writer, algorithm, blockSizeBytes } = this.#context;
+    const map = writer.blockMapWriter({ deviceId: id, sizeBytes, blockSizeBytes, algorithm }, base);
+    await copyDevice(this.#context, id, source, map, signal);
+    return await map.seal();
+  }
+}
 
 /**
  * Copies one device's contents as of a cut into the generation that is being written.
@@ -16,7 +39,7 @@ import { LeafCopy } from './leaf-copy.js';
  * @throws CofferdamError SOURCE_READ_FAILED, SOURCE_SHRUNK, SNAPSHOT_BROKEN, CUT_VOID, TARGET_FULL,
  * TARGET_WRITE_FAILED, CANCELLED or the signal's reason. No job of this copy is running any more then.
  */
-export async function copyDevice(
+async function copyDevice(
   context: CopyContext,
   id: string,
   source: CutSource,

@@ -66,7 +66,7 @@ export class GroupCut implements AsyncDisposable {
   static async raise(servers: readonly ServerControl[], options: GroupCutOptions): Promise<GroupCut> {
     const statuses = await Promise.all(servers.map((server) => server.status()));
     throwIfCancelled(options.signal);
-    const epoch = 1 + Math.max(...statuses.map((status) => status.epoch));
+    const epoch = 1 + statuses.reduce((highest, status) => Math.max(highest, status.epoch), 0);
     const cut = new GroupCut(servers, epoch, options);
     try {
       await cut.#raiseAll();

@@ -1,15 +1,31 @@
+import type { Clock } from '../runtime/clock.js';
 import type { CutSource, ServerControl } from '../servers/control.js';
-import { copyDevice } from './copier.js';
-import type { CopyContext } from './copy-context.js';
 import { GroupCut } from './cut.js';
-import type { BlockMapWriter } from './image/image.js';
 import type { NodePointer } from './image/layout.js';
 import type { Consistency, CutCertificate } from './image/record.js';
 
-/** What a strategy works with. */
+/** What copies one device's contents as of a cut. */
+export interface DeviceCopier {
+  /**
+   * Resolves to the root of the device's block map once all that the source selects is copied and the source has vouched
+   * for it.
+   *
+   * @param base root of an earlier copy, from which the blocks that are not selected are taken. Absent: there is none.
+   */
+  copy(
+    server: ServerControl,
+    source: CutSource,
+    signal: AbortSignal,
+    base?: NodePointer | null,
+  ): Promise<NodePointer | null>;
+}
+
+/** What a strategy works with. It says when the barriers go up and down; how the bytes are copied is the copier's. */
 export interface StrategyRun {
   servers: readonly ServerControl[];
-  copy: CopyContext;
+  copier: DeviceCopier;
+  clock: Clock;
+  blockSizeBytes: number;
   /** See {@link BackupOptions.maxStallMs}. */
   maxStallMs: number | undefined;
   signal: AbortSignal;
@@ -69,9 +85,8 @@ export async function rollingStrategy(run: StrategyRun): Promise<StrategyResult>
     try {
       const roots = new Map<string, NodePointer | null>();
       for (const server of run.servers) {
-        const map = mapWriter(run, server, firstPass.roots.get(server.id) ?? null);
-        await copyDevice(run.copy, server.id, take(sources, server.id), map, run.signal);
-        roots.set(server.id, await map.seal());
+        const base = firstPass.roots.get(server.id) ?? null;
+        roots.set(server.id, await run.copier.copy(server, take(sources, server.id), run.signal, base));
       }
       return { consistency: 'group', cut: certificate, roots };
     } finally {
@@ -142,11 +157,12 @@ async function cutToSnapshots(
 }
 
 function cutOptions(run: StrategyRun): {
-  clock: CopyContext['clock'];
+  clock: Clock;
   blockSizeBytes: number;
   signal: AbortSignal;
 } {
-  return { clock: run.copy.clock, blockSizeBytes: run.copy.blockSizeBytes, signal: run.signal };
+  const { clock, blockSizeBytes, signal } = run;
+  return { clock, blockSizeBytes, signal };
 }
 
 /** Copies a whole device and closes its source, so that its pre-images are given up at once. */
@@ -156,18 +172,9 @@ async function copyFull(
   source: CutSource,
   signal: AbortSignal,
 ): Promise<NodePointer | null> {
-  const map = mapWriter(run, server);
-  await copyDevice(run.copy, server.id, source, map, signal);
+  const root = await run.copier.copy(server, source, signal);
   await source.close();
-  return map.seal();
-}
-
-function mapWriter(run: StrategyRun, server: ServerControl, base?: NodePointer | null): BlockMapWriter {
-  const { writer, algorithm, blockSizeBytes } = run.copy;
-  return writer.blockMapWriter(
-    { deviceId: server.id, sizeBytes: server.sizeBytes, blockSizeBytes, algorithm },
-    base,
-  );
+  return root;
 }
 
 function take(sources: Map<string, CutSource>, id: string): CutSource {
