@@ -7,6 +7,8 @@ import type { ProcessOptions } from './process.js';
 
 /** A `cofferdam` that serves something, in a process of its own. */
 export interface ServedCli extends AsyncDisposable {
+  /** The number of its process. */
+  readonly pid: number;
   /** What `--json` printed. */
   readonly document: { exports: { name: string; uri: string }[] } & Record<string, unknown>;
   uriOf(exportName: string): string;
@@ -33,12 +35,14 @@ export async function startCli(
   // It ends in any case: a process that exits closes it.
   const ready = await text(child.stdio[3] as Readable);
   if (ready !== 'READY\n') throw new Error(`cofferdam ${args.join(' ')} ended: ${await stderr}`);
+  if (child.pid === undefined) throw new Error('a process that is ready has a number');
   const document = JSON.parse(stdout) as ServedCli['document'];
   const end = async (signal: 'SIGTERM' | 'SIGKILL'): Promise<number | null> => {
     child.kill(signal);
     return await exited;
   };
   return {
+    pid: child.pid,
     document,
     uriOf: (exportName) => {
       const found = document.exports.find(({ name }) => name === exportName);
