@@ -155,6 +155,13 @@ export class WriteBarrier {
     };
   }
 
+  /** Lowers the barrier, if it is up, without its coordinator: nobody vouches for the cut, and what is parked goes on. */
+  break(reason: string): void {
+    if (!this.#hold) return;
+    this.#end(reason);
+    this.#lower();
+  }
+
   /** Breaks the hold, forgets how earlier ones ended and refuses what is parked: the server lost its power. */
   reset(reason: string, refusal: Error): void {
     this.#end(reason);
@@ -175,9 +182,7 @@ export class WriteBarrier {
   #lease(hold: Hold, leaseMs: number): void {
     hold.lease?.[Symbol.dispose]();
     hold.lease = this.#clock.setTimer(leaseMs, () => {
-      if (this.#hold !== hold) return;
-      this.#end(`its lease of ${leaseMs} ms ran out`);
-      this.#lower();
+      if (this.#hold === hold) this.break(`its lease of ${leaseMs} ms ran out`);
     });
   }
 

@@ -124,6 +124,11 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     return Promise.resolve();
   }
 
+  /** Voids the cut whose barrier is up, if one is, and lets go on what it parked: the service ends. */
+  breakCut(reason: string): void {
+    this.#barrier.break(reason);
+  }
+
   /**
    * The emulated power goes out and comes back. Requests in flight or parked fail with POWER_CUT, the barrier is down,
    * snapshots and change tracking are gone, and a volatile cache keeps a random subset of its unflushed sectors.

@@ -123,13 +123,15 @@ export class ClusterService implements AsyncDisposable {
   async #close(): Promise<void> {
     const volumes = [...this.#volumes.values()].map(({ device }) => device);
     try {
-      // 1. Nobody writes any more, and whoever wrote was answered.
+      // 1. No coordinator holds up any longer what is to be answered.
+      for (const server of this.cluster.servers) server.breakCut('the service ended');
+      // 2. Nobody writes any more, and whoever wrote was answered.
       await this.#listeners.close();
-      // 2. What was answered becomes durable.
+      // 3. What was answered becomes durable.
       const all = [...volumes, ...this.cluster.servers.map(({ client }) => client)];
       await Promise.all(all.map((device) => device.flush()));
     } finally {
-      // 3. Only then is it closed.
+      // 4. Only then is it closed.
       await Promise.all(volumes.map((volume) => volume.close()));
       await this.cluster.close();
     }

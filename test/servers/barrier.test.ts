@@ -231,6 +231,22 @@ describe('lease', () => {
   });
 });
 
+test('a cut that the server itself breaks is not vouched for, and what it parked goes on', async () => {
+  const { server } = start();
+  await using source = (await server.cut(request(1))).source;
+  const write = server.client.write(0, filled(1));
+  expect(await isSettled(write)).toBe(false);
+  server.breakCut('enough');
+  await write;
+  await expect(source.assertIntact()).rejects.toMatchObject({ code: 'CUT_VOID' });
+  expect(await server.release(ticket(1))).toMatchObject({ heldWithoutBreak: false, reason: 'enough' });
+  // One that was released is not touched.
+  await server.cut(request(2));
+  await server.release(ticket(2));
+  server.breakCut('too late');
+  expect(await server.release(ticket(2))).toMatchObject({ heldWithoutBreak: true });
+});
+
 describe('fencing', () => {
   test('an epoch that is not higher than the last one seen is refused', async () => {
     const { server } = start();

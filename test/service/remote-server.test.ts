@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
-import { RemoteServer, type Clock } from 'cofferdam';
+import { NbdDevice, RemoteServer, type Clock } from 'cofferdam';
 import { MemoryDevice } from '#src/devices/memory';
 import type { CutRequest, CutSource, ServerControl } from '#src/servers/control';
 import { StorageServer } from '#src/servers/server';
@@ -233,6 +233,24 @@ test('a server that restarts while its barrier is up vouches for nothing', async
 });
 
 describe('a coordinator in another process', () => {
+  test('does not keep from an answer what was sent before the service ends', async () => {
+    const served = await serveCluster({ servers: [memory('a', sizeBytes)] });
+    const { client, service } = served;
+    const [status] = (await client.status()).servers;
+    if (!status) throw new Error('nothing is served');
+    const { source } = await new RemoteServer(client, status).cut(request);
+    await using device = await NbdDevice.open(service.uriOf('a'), { reconnectMs: 0 });
+    const parked = device.write(0, new Uint8Array(512));
+    const outcome = parked.then(
+      () => 'answered',
+      (error: unknown) => error,
+    );
+    await expect.poll(async () => (await client.status()).servers[0]?.parked).toBe(1);
+    await served[Symbol.asyncDispose]();
+    expect(await outcome).toBe('answered');
+    await source.close();
+  });
+
   /** Lets what crosses a socket arrive, and time go on, in turns. */
   async function pass(clock: ManualClock, ms: number): Promise<void> {
     for (let passed = 0; passed < ms; passed += 500) {
