@@ -18,7 +18,6 @@ import type { SwarmConfig } from './swarm.js';
 const NEVER: readonly ErrorCode[] = [
   'BAD_ARGUMENT',
   'BLOCK_CORRUPT',
-  'IMAGE_CORRUPT',
   'IMAGE_TRUNCATED',
   'NOT_AN_IMAGE',
   'PROTOCOL_ERROR',
@@ -26,6 +25,9 @@ const NEVER: readonly ErrorCode[] = [
   'UNKNOWN_DEVICE',
   'UNKNOWN_GENERATION',
 ];
+
+/** A stall budget that no honest backup spends here. */
+const PATIENT_STALL_MS = 60_000;
 
 /** What became of one try to make a backup. */
 export type Attempt =
@@ -121,12 +123,14 @@ export class Coordinator {
 
   #backup(run: Run, image: BackupImage, strategy: Strategy, signal: AbortSignal): Promise<BackupResult> {
     const { config, serversFor } = this.#options;
+    // Writes wait for the whole copy under `hold`; and in calm times nobody is in a hurry.
+    const isPatient = strategy === 'hold' || !this.#world.hasFaults;
     return backup({
       servers: serversFor(run),
       to: image,
       strategy,
       blockSizeBytes: config.blockSizeBytes,
-      maxStallMs: config.maxStallMs,
+      maxStallMs: isPatient ? PATIENT_STALL_MS : config.maxStallMs,
       pool: this.#pool,
       clock: this.machine.clock,
       signal,
@@ -137,7 +141,7 @@ export class Coordinator {
   async #open(run: Run): Promise<BackupImage> {
     const store = new DeviceStore(run.attach(this.disk.cache));
     const image = await this.#openOrInitialise(store);
-    await this.#shelf.found(image);
+    if (!run.isOver) await this.#shelf.found(image);
     return image;
   }
 
@@ -161,9 +165,14 @@ export class Coordinator {
     const code = error instanceof CofferdamError ? error.code : 'not a CofferdamError';
     this.failures.push(code);
     this.#world.trace.tell(this.name, `backup ${copy} failed: ${code}: ${messageOf(error)}`);
-    if (isCofferdamError(error) && !NEVER.includes(error.code)) return;
+    if (isCofferdamError(error) && !this.#inexplicable().includes(error.code)) return;
     const stack = error instanceof Error ? error.stack : '';
     this.#world.violated('errors', `backup ${copy} failed with ${code}: ${messageOf(error)}\n${stack}`);
+  }
+
+  #inexplicable(): readonly ErrorCode[] {
+    // A superblock that cannot be read today looks like one that is damaged.
+    return this.#options.config.imageDisk.errorShare > 0 ? NEVER : [...NEVER, 'IMAGE_CORRUPT'];
   }
 
   #newShelf(sizeBytes: number): Shelf {

@@ -53,10 +53,11 @@ export class CutWatch {
   ): Promise<ReleaseAnswer> {
     const key = keyOf(node, ticket.epoch);
     const answer = await release();
-    if (answer.heldWithoutBreak && this.#confirmed.get(key) !== ticket.coordinator) {
+    const owner = this.#confirmed.get(key) ?? ticket.coordinator;
+    if (answer.heldWithoutBreak && owner !== ticket.coordinator) {
       this.#world.violated(
         'fencing',
-        `${key} is vouched for to ${ticket.coordinator}, to whom it was not confirmed`,
+        `${key} is vouched for to ${ticket.coordinator}, but was confirmed to ${owner}`,
       );
     }
     return answer;

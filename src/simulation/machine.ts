@@ -65,8 +65,9 @@ export class Run {
 
   end(): void {
     this.#isOver = true;
-    for (const action of [...this.#onEnd]) action();
+    const actions = [...this.#onEnd];
     this.#onEnd.clear();
+    for (const action of actions) action();
   }
 
   /** Calls `action` when this run ends, unless that is taken back. */

@@ -74,9 +74,10 @@ export class Network {
           if (at.isOver) noticeLoss();
           else this.#send(to, from.machine, `answer to ${label}`, noticeLoss, () => settle(how));
         };
-        request().then(
-          (value) => answer(() => resolve(value)),
-          (error: unknown) => answer(() => reject(error)),
+        void Promise.allSettled([request()]).then(([outcome]) =>
+          answer(() =>
+            outcome.status === 'fulfilled' ? resolve(outcome.value) : reject(outcome.reason as Error),
+          ),
         );
       };
       const { patienceMs } = options;

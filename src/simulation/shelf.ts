@@ -3,7 +3,7 @@ import { GenerationDevice } from '../backup/image/generation-device.js';
 import { BackupImage } from '../backup/image/image.js';
 import type { GenerationRecord } from '../backup/image/record.js';
 import type { BlockDevice } from '../devices/block-device.js';
-import { messageOf } from '../runtime/errors.js';
+import { isCofferdamError, messageOf } from '../runtime/errors.js';
 import type { History, Window } from '../witness/history.js';
 import { judgeCopy } from '../witness/judge.js';
 import { describeVerdict } from '../witness/verdict.js';
@@ -59,24 +59,26 @@ export class Shelf {
 
   /** Its maker was told that a generation is committed. */
   async committed(generation: number): Promise<void> {
-    await this.#keep(generation, await this.#onMedium());
+    const image = await this.#onMedium();
+    if (image) await this.#keep(generation, image);
+    else this.#violated('commit', `generation ${generation} was committed, and there is no image`);
   }
 
   /** The image was opened: what it holds is what was committed, and what may have been when it was last heard of. */
   async found(image: BackupImage): Promise<void> {
-    this.#isBlank = false;
-    this.#compare(image);
+    // A slot that cannot be read today hides generations; nothing is written then.
+    if (image.warnings.length === 0) this.#compare(image);
     // What is only in the cache may still be lost; nobody was told of it.
     const durable = await this.#onMedium();
-    for (const { generation } of durable.generations) {
-      if (!this.#kept.has(generation)) await this.#keep(generation, durable);
+    for (const { generation } of durable?.generations ?? []) {
+      if (durable && !this.#kept.has(generation)) await this.#keep(generation, durable);
     }
   }
 
   /** Looks at everything once more, from the medium alone. */
   async checkAll(): Promise<void> {
-    if (this.#isBlank) return;
     const image = await this.#onMedium();
+    if (!image) return this.#compareWith(new Set());
     await this.found(image);
     for (const [generation, { copy, hashes }] of this.#kept) {
       const record = await this.#record(image, generation);
@@ -101,9 +103,12 @@ export class Shelf {
     this.#kept.set(generation, { copy, hashes });
   }
 
-  #compare(image: BackupImage, newest = 0): void {
-    const there = new Set(image.generations.map(({ generation }) => generation));
-    for (const generation of [...this.#kept.keys(), ...(newest > 0 ? [newest] : [])]) {
+  #compare(image: BackupImage, newest?: number): void {
+    this.#compareWith(new Set(image.generations.map(({ generation }) => generation)), newest);
+  }
+
+  #compareWith(there: ReadonlySet<number>, newest?: number): void {
+    for (const generation of [...this.#kept.keys(), ...(newest === undefined ? [] : [newest])]) {
       if (!there.has(generation))
         this.#violated('commit', `generation ${generation} was committed and is gone`);
     }
@@ -150,10 +155,17 @@ export class Shelf {
     }
   }
 
-  /** The image as it would be found if the power went out now and the cache were lost. */
-  #onMedium(): Promise<BackupImage> {
+  /** The image as it would be found if the power went out now and the cache were lost; undefined if none was made yet. */
+  async #onMedium(): Promise<BackupImage | undefined> {
     const device = new InterceptedDevice(this.disk.medium, (_operation, request) => request());
-    return BackupImage.open(new DeviceStore(device), this.#world.core);
+    try {
+      const image = await BackupImage.open(new DeviceStore(device), this.#world.core);
+      this.#isBlank = false;
+      return image;
+    } catch (error) {
+      if (this.#isBlank && isCofferdamError(error, 'NOT_AN_IMAGE')) return undefined;
+      throw error;
+    }
   }
 
   #violated(invariant: string, what: string): void {

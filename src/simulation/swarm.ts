@@ -66,7 +66,7 @@ export function swarmConfig(seed: number): SwarmConfig {
   const isCalm = random.chance(0.15);
   const trouble = (probability: number, value: () => number): number =>
     isCalm ? 0 : sometimes(probability, value, 0);
-  const deviceBytes = 64 * KiB * (1 + random.below(6));
+  const deviceBytes = 32 * KiB * (1 + random.below(4));
   return {
     servers: 1 + random.below(5),
     layout: random.chance(0.35) ? 'together' : 'apart',
@@ -83,8 +83,8 @@ export function swarmConfig(seed: number): SwarmConfig {
       ['snapshot', 'hold', 'rolling'],
     ]),
     maxStallMs: isCalm ? 60_000 : random.pick([50, 200, 1000, 5000]),
-    durationMs: 1000 + random.below(4000),
-    backupEveryMs: random.pick([20, 100, 400]),
+    durationMs: 500 + random.below(2500),
+    backupEveryMs: random.pick([50, 200, 500]),
     cancelShare: trouble(0.2, () => 0.3),
     preImageBytes: isCalm ? MiB : sometimes(0.1, () => 16 * KiB, 4 * MiB),
     imageBytes: isCalm ? 256 * MiB : sometimes(0.15, () => MiB, 256 * MiB),
