@@ -159,7 +159,8 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
   const clock = options.clock ?? realClock;
   const startedMs = clock.nowMs();
   const startedAt = new Date().toISOString();
-  const signal = options.signal ?? new AbortController().signal;
+  const { servers, maxStallMs, signal = new AbortController().signal } = options;
+  const { blockSizeBytes } = plan;
   await using threads = await BorrowedPool.of(options.pool, options.workers);
   using progress = new Progress(options.onProgress);
   const writer = image.beginGeneration();
@@ -168,20 +169,14 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
       pool: threads.pool,
       writer,
       algorithm: plan.algorithm,
-      blockSizeBytes: plan.blockSizeBytes,
+      blockSizeBytes,
       clock,
       pacer: new Pacer(clock, options.limitBytesPerSecond),
       progress,
       statistics: { storedBytes: 0, zeroBytes: 0, readBytes: 0 },
     };
-    const result = await plan.run({
-      servers: options.servers,
-      copier: new GenerationCopier(copy),
-      clock,
-      blockSizeBytes: plan.blockSizeBytes,
-      maxStallMs: options.maxStallMs,
-      signal,
-    });
+    const copier = new GenerationCopier(copy);
+    const result = await plan.run({ servers, copier, clock, blockSizeBytes, maxStallMs, signal });
     copy.statistics.readBytes = progress.devices().reduce((sum, device) => sum + device.readBytes, 0);
     throwIfCancelled(signal);
     const generation = await writer.commit({
@@ -191,10 +186,10 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
       consistency: result.consistency,
       startedAt,
       finishedAt: new Date().toISOString(),
-      devices: options.servers.map(({ id, sizeBytes }) => ({
+      devices: servers.map(({ id, sizeBytes }) => ({
         id,
         sizeBytes,
-        blockSizeBytes: plan.blockSizeBytes,
+        blockSizeBytes,
         root: result.roots.get(id) ?? null,
       })),
       statistics: copy.statistics,
@@ -204,7 +199,7 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
       generation,
       strategy: plan.strategy,
       consistency: result.consistency,
-      devices: options.servers.map(({ id, sizeBytes }) => ({ id, sizeBytes })),
+      devices: servers.map(({ id, sizeBytes }) => ({ id, sizeBytes })),
       statistics: copy.statistics,
       cut: result.cut,
       fingerprint: image.generations.at(-1)?.fingerprint ?? '',
