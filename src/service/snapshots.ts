@@ -71,17 +71,16 @@ export class Snapshots {
     const snapshot = this.#snapshots.get(name);
     if (!snapshot) throw new CofferdamError('UNKNOWN_SNAPSHOT', `there is no snapshot ${name}`);
     this.#snapshots.delete(name);
-    for (const exported of snapshot.exports) exported[Symbol.dispose]();
-    await Promise.all([...snapshot.sources.values()].map((source) => source.close()));
+    await end(snapshot);
   }
 
   async close(): Promise<void> {
     await Promise.allSettled([...this.#snapshots.keys()].map((name) => this.drop(name)));
   }
 
+  /** Only one that is exported whole can be dropped: otherwise exports that are still to come would stay for ever. */
   async #exportAll(name: string, sources: ReadonlyMap<string, CutSource>): Promise<SnapshotStatusBody> {
     const snapshot: Snapshot = { status: { name, exports: [] }, sources, exports: [] };
-    this.#snapshots.set(name, snapshot);
     try {
       for (const [server, { device }] of sources) {
         const entry = { name: `${server}@${name}`, device, description: `${server} as of snapshot ${name}` };
@@ -89,10 +88,16 @@ export class Snapshots {
         const uri = this.#service.uriOf(entry.name);
         snapshot.status.exports.push({ server, uri, sizeBytes: device.sizeBytes });
       }
-      return snapshot.status;
     } catch (error) {
-      await this.drop(name);
+      await end(snapshot);
       throw error;
     }
+    this.#snapshots.set(name, snapshot);
+    return snapshot.status;
   }
+}
+
+async function end({ exports, sources }: Snapshot): Promise<void> {
+  for (const exported of exports) exported[Symbol.dispose]();
+  await Promise.all([...sources.values()].map((source) => source.close()));
 }

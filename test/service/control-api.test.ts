@@ -4,7 +4,9 @@ import { text } from 'node:stream/consumers';
 import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { ClusterService, ControlApi, ControlClient, NbdDevice, openImage } from 'cofferdam';
+import { realClock } from '#src/runtime/clock';
 import { parseClusterConfig } from '#src/servers/cluster-config';
+import { Snapshots } from '#src/service/snapshots';
 import { randomBytes, readBytes } from '../support/bytes.js';
 import { memory, serveCluster } from './cluster.js';
 
@@ -168,6 +170,21 @@ describe('a named snapshot', () => {
     await expect(device.read(0, new Uint8Array(1))).rejects.toThrow();
     await expect(NbdDevice.open(uri)).rejects.toMatchObject({ code: 'UNKNOWN_EXPORT' });
     expect((await client.status()).servers.map(({ snapshots }) => snapshots)).toEqual([0, 0]);
+  });
+
+  test('that is dropped while it is made leaves nothing in the way of the next', async () => {
+    await using served = await serveCluster({ servers: [memory('a'), memory('b'), memory('c')] });
+    const snapshots = new Snapshots(served.service, realClock);
+    // Wherever in the making the drop comes; it ends long before the last of these.
+    for (let turns = 0; turns < 100; turns++) {
+      const made = snapshots.create({ name: 'x', blockSizeBytes: 4096, maxStallMs: 10_000 });
+      for (let turn = 0; turn < turns; turn++) await Promise.resolve();
+      const early = await Promise.allSettled([snapshots.drop('x')]);
+      expect((await made).exports).toHaveLength(3);
+      if (early[0].status === 'rejected') await snapshots.drop('x');
+      expect(() => served.service.uriOf('a@x')).toThrow();
+      expect(() => served.service.uriOf('c@x')).toThrow();
+    }
   });
 });
 
