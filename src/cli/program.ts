@@ -7,6 +7,7 @@ import { addOpen } from './commands/open.js';
 import { addRestore } from './commands/restore.js';
 import { addServe } from './commands/serve.js';
 import { addShow } from './commands/show.js';
+import { addSimulate } from './commands/simulate.js';
 import { addVerify } from './commands/verify.js';
 import { addWitness } from './commands/witness.js';
 import { usageError } from './failure.js';
@@ -48,6 +49,7 @@ export function createProgram(context: CommandContext): Command {
   addRestore(program, context);
   addOpen(program, context);
   addServe(program, context);
+  addSimulate(program, context);
   addWitness(program, context);
   return program;
 }

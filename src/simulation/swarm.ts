@@ -1,58 +1,90 @@
+import { z } from 'zod';
 import type { Strategy } from '../backup/image/record.js';
+import { CofferdamError, messageOf } from '../runtime/errors.js';
 import { Random } from '../runtime/random.js';
-import { KiB, MiB } from '../runtime/sizes.js';
+import { GiB, KiB, MiB, SECTOR_BYTES } from '../runtime/sizes.js';
 
-export interface NetworkTerms {
-  /** Of a message on average, in ms. */
-  latencyMs: number;
-  /** Shares of messages from 0 to 1: lost; carried twice; held up for seconds. */
-  loss: number;
-  duplication: number;
-  heldUp: number;
-}
+const milliseconds = z.number().min(0).max(86_400_000);
+const share = z.number().min(0).max(1);
 
-export interface DiskTerms {
-  /** The most that a request takes before it acts, and again until it is answered, in ms. */
-  latencyMs: number;
-  /** Share of requests that fail, from 0 to 1. */
-  errorShare: number;
-}
+const network = z.strictObject({
+  /** Of a message on average. */
+  latencyMs: milliseconds,
+  /** Shares of messages: lost; carried twice; held up for seconds. */
+  loss: share,
+  duplication: share,
+  heldUp: share,
+});
+export type NetworkTerms = z.infer<typeof network>;
 
-/** How often something goes wrong: the time between two such events on average, in ms. 0: never. */
-export interface FaultTerms {
-  partitionMs: number;
-  serverCrashMs: number;
-  coordinatorCrashMs: number;
-  stuckDiskMs: number;
-}
+const disk = z.strictObject({
+  /** The most that a request takes before it acts, and again until it is answered. */
+  latencyMs: milliseconds,
+  /** Of requests that fail. */
+  errorShare: share,
+});
+export type DiskTerms = z.infer<typeof disk>;
+
+/** How often something goes wrong: the time between two such events on average. 0: never. */
+const faults = z.strictObject({
+  partitionMs: milliseconds,
+  serverCrashMs: milliseconds,
+  coordinatorCrashMs: milliseconds,
+  stuckDiskMs: milliseconds,
+});
+export type FaultTerms = z.infer<typeof faults>;
+
+const swarm = z.strictObject({
+  servers: z.int().min(1).max(26),
+  /** `together`: coordinator and servers in one process. `apart`: each on a machine of its own. */
+  layout: z.enum(['together', 'apart']),
+  /** Coordinators that know nothing of each other, each with an image of its own. */
+  coordinators: z.int().min(1).max(9),
+  writers: z.int().min(1).max(1000),
+  writesPerSecond: z.number().positive(),
+  deviceBytes: z.int().min(SECTOR_BYTES).max(GiB).multipleOf(SECTOR_BYTES),
+  blockSizeBytes: z.int(),
+  strategies: z.array(z.enum(['snapshot', 'hold', 'rolling'])).min(1),
+  /** Of `snapshot` and `rolling` while things go wrong. */
+  maxStallMs: milliseconds,
+  /** How long things go wrong. */
+  durationMs: milliseconds,
+  /** Time between a coordinator's backups on average. */
+  backupEveryMs: milliseconds,
+  /** Of backups that are cancelled half-way. */
+  cancelShare: share,
+  preImageBytes: z.int().min(0),
+  imageBytes: z.int().min(0),
+  /** How far clocks may be off, as a share of time. */
+  drift: z.number().min(0).max(0.9),
+  network,
+  serverDisk: disk,
+  imageDisk: disk,
+  faults,
+});
 
 /** A simulated world: everything about it that its seed decided. */
-export interface SwarmConfig {
-  servers: number;
-  /** `together`: coordinator and servers in one process. `apart`: each on a machine of its own. */
-  layout: 'together' | 'apart';
-  /** Coordinators that know nothing of each other, each with an image of its own. */
-  coordinators: number;
-  writers: number;
-  writesPerSecond: number;
-  deviceBytes: number;
-  blockSizeBytes: number;
-  strategies: Strategy[];
-  maxStallMs: number;
-  /** How long things go wrong, in ms. */
-  durationMs: number;
-  /** Time between a coordinator's backups on average, in ms. */
-  backupEveryMs: number;
-  /** Share of backups that are cancelled half-way. */
-  cancelShare: number;
-  preImageBytes: number;
-  imageBytes: number;
-  /** How far clocks may be off, as a share of time. */
-  drift: number;
-  network: NetworkTerms;
-  serverDisk: DiskTerms;
-  imageDisk: DiskTerms;
-  faults: FaultTerms;
+export type SwarmConfig = z.infer<typeof swarm>;
+
+/**
+ * Reads a world as JSON.
+ *
+ * @throws CofferdamError BAD_ARGUMENT
+ */
+export function checkSwarmConfig(json: string): SwarmConfig {
+  let value: unknown;
+  try {
+    value = JSON.parse(json);
+  } catch (error) {
+    throw new CofferdamError('BAD_ARGUMENT', `the world is not JSON: ${messageOf(error)}`);
+  }
+  const parsed = swarm.safeParse(value);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new CofferdamError(
+    'BAD_ARGUMENT',
+    `the world: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`,
+  );
 }
 
 /**
