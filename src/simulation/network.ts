@@ -142,7 +142,12 @@ class Call<T> {
   }
 
   #send(label: string, onLoss: () => void): void {
-    const message = { from: this.#from.machine, to: this.#to, label, isQuiet: this.#options.isConnected === true };
+    const message = {
+      from: this.#from.machine,
+      to: this.#to,
+      label,
+      isQuiet: this.#options.isConnected === true,
+    };
     this.#network.send(message, onLoss, () => void this.#arrive());
   }
 
