@@ -39,6 +39,9 @@ export interface Attempt {
   freeze(ms: number): Promise<void>;
 }
 
+/** No backup takes so long, whatever is frozen meanwhile. */
+const LONGEST_MS = 180_000;
+
 /** Long enough for a machine that has other things to do. */
 const PATIENT_STALL_MS = 30_000;
 
@@ -65,24 +68,24 @@ export function describePlan(plan: Plan): string {
   ].join(', ');
 }
 
+/** Begins a backup. `ended` rejects only if it does not end. */
 export function attempt(plan: Plan, site: Site, imagePath: string): Attempt {
   return plan.way === 'api' ? throughApi(plan, imagePath) : inProcess(plan, site, imagePath);
 }
 
-function throughApi({ way: _, member, ...options }: Plan, to: string): Attempt {
+function throughApi(plan: Plan, to: string): Attempt {
+  const { way: _, member, ...options } = plan;
   const controller = new AbortController();
   const { signal } = controller;
   let hasEnded = false;
-  const ended = member.control
-    .backup({ to, ...options }, { signal })
-    .then<Outcome, Outcome>(
-      ({ generation }) => ({ kind: 'committed', generation }),
-      (error: unknown) => {
-        if (signal.aborted) return { kind: 'cut short' };
-        return refusal(isCofferdamError(error) ? error.code : 'INTERNAL', messageOf(error));
-      },
-    )
-    .finally(() => (hasEnded = true));
+  const outcome = member.control.backup({ to, ...options }, { signal }).then<Outcome, Outcome>(
+    ({ generation }) => ({ kind: 'committed', generation }),
+    (error: unknown) => {
+      if (signal.aborted) return { kind: 'cut short' };
+      return refusal(isCofferdamError(error) ? error.code : 'INTERNAL', messageOf(error));
+    },
+  );
+  const ended = inTime(plan, outcome).finally(() => (hasEnded = true));
   return {
     ended,
     get hasEnded() {
@@ -98,7 +101,7 @@ function inProcess(plan: Plan, site: Site, to: string): Attempt {
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let hasEnded = false;
-  const ended = outcomeOf(child).finally(() => (hasEnded = true));
+  const ended = inTime(plan, outcomeOf(child)).finally(() => (hasEnded = true));
   return {
     ended,
     get hasEnded() {
@@ -111,6 +114,20 @@ function inProcess(plan: Plan, site: Site, to: string): Attempt {
       child.kill('SIGCONT');
     },
   };
+}
+
+/** @throws Error if it does not end. */
+async function inTime(plan: Plan, outcome: Promise<Outcome>): Promise<Outcome> {
+  const patience = new AbortController();
+  const tooLong = delay(LONGEST_MS, undefined, { signal: patience.signal }).then(() => {
+    throw new Error(`this did not end in ${LONGEST_MS} ms: ${describePlan(plan)}`);
+  });
+  try {
+    return await Promise.race([outcome, tooLong]);
+  } finally {
+    tooLong.catch(() => {});
+    patience.abort();
+  }
 }
 
 function argumentsOf(plan: Plan, site: Site, to: string): string[] {
@@ -131,7 +148,11 @@ async function outcomeOf(child: ChildProcess): Promise<Outcome> {
   if (!stdout || !stderr) throw new Error('the output of a backup is read');
   const [said, complaint, [exitCode]] = await Promise.all([text(stdout), text(stderr), once(child, 'close')]);
   if (exitCode === null) return { kind: 'cut short' };
-  const document = JSON.parse(said) as { generation?: number; error?: { code: string; message: string } };
+  // A process that has crashed has not told anything.
+  const document = JSON.parse(said === '' ? '{}' : said) as {
+    generation?: number;
+    error?: { code: string; message: string };
+  };
   if (exitCode === 0 && document.generation !== undefined)
     return { kind: 'committed', generation: document.generation };
   return refusal(document.error?.code ?? `exit code ${String(exitCode)}`, complaint.trim());

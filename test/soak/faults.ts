@@ -29,7 +29,9 @@ const noSources = [
 /** The codes that a backup may be refused with when this happens to it. */
 export function codesOf(fault: Fault | undefined): readonly string[] {
   if (fault === undefined) return [];
-  if (fault === 'backups at once' || fault === 'backup cancelled') return noBackups;
+  // A backup that copies behind its barrier finds out while it reads that another one has taken the server over.
+  if (fault === 'backups at once') return [...noBackups, 'SOURCE_READ_FAILED'];
+  if (fault === 'backup cancelled') return noBackups;
   return [...noBackups, ...noSources];
 }
 

@@ -23,8 +23,9 @@ export class Verifiers {
 
   /** Checks that what was flushed is still there, and begins to write. */
   async start(uri: string): Promise<void> {
-    await this.#checkFlushed(uri);
     this.#isStopping = false;
+    this.#running = Promise.resolve();
+    await this.#checkFlushed(uri);
     this.#running = this.#run(uri).then(
       () => undefined,
       (error: unknown) => error,
