@@ -17,7 +17,8 @@ export async function runFio(
   const args = Object.entries(job).map(([name, value]) => `--${name}=${value}`);
   const { exitCode, stdout, stderr } = await runProcess(
     'fio',
-    ['--name=job', '--ioengine=nbd', `--uri=${uri}`, '--output-format=json', ...args],
+    // One process, so that nothing is left of it when it is killed.
+    ['--thread', '--name=job', '--ioengine=nbd', `--uri=${uri}`, '--output-format=json', ...args],
     { cwd: directory.path },
   );
   const said = `${stdout}${stderr}`;

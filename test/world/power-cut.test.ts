@@ -111,7 +111,14 @@ needs('fio')('fio is told of a power cut, and what it writes afterwards is right
     () => 'it noticed nothing',
     (error: unknown) => String(error),
   );
-  await new Promise((resolve) => setTimeout(resolve, 700));
+  // However long it takes to start, it has written something by then.
+  const { client } = served.service.cluster.server('a');
+  const bytes = Buffer.alloc(client.sizeBytes);
+  const hasWritten = async (): Promise<boolean> => {
+    await client.read(0, bytes);
+    return bytes.some((byte) => byte !== 0);
+  };
+  await expect.poll(hasWritten, { timeout: 20_000 }).toBe(true);
   await served.service.powerCut(['a', 'b'], { seed: 3 });
   expect(await interrupted).toContain('fio failed');
   await runFio(uri, { ...job, do_verify: 1, fsync: 32 });
