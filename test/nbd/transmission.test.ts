@@ -605,6 +605,18 @@ test('a client that sends no more gets its replies', async () => {
   await wire.ended;
 });
 
+test('a client that sends no more gets its replies, however slowly it reads them', async () => {
+  await using wire = await Wire.connect(new MemoryDevice(sizeBytes));
+  const wanted = 16;
+  for (let i = 0; i < wanted; i++)
+    wire.send({ command: Command.Read, flags: CommandFlag.Df, length: sizeBytes });
+  wire.stream.end();
+  // Longer than the time in which it has to close the connection once it has them all.
+  await new Promise((resolve) => setTimeout(resolve, 3000));
+  for (let i = 0; i < wanted; i++) expect((await wire.reply()).errno).toBe(0);
+  await wire.closed();
+});
+
 test('draining finishes what was begun', async () => {
   const device = new GatedDevice(sizeBytes);
   device.shut();

@@ -134,7 +134,7 @@ export class FileStore implements ImageStore {
 function busy(path: string): CofferdamError {
   return new CofferdamError(
     'DEVICE_BUSY',
-    `${path} is in use by another backup or restore; wait until it has ended`,
+    `${path} is in use by another backup, restore or open; wait until it has ended`,
     {
       device: path,
     },

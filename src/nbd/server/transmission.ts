@@ -255,10 +255,15 @@ export class Transmission {
     if (this.#stream.destroyed) {
       this.#onEnded();
     } else if (!this.#stream.writableEnded) {
+      this.#stream.once('finish', () => this.#linger());
       this.#stream.end();
-      const linger = realClock.setTimer(LINGER_MS, () => this.#stream.destroy());
-      this.#stream.once('close', () => linger[Symbol.dispose]());
     }
+  }
+
+  /** Waits for the client to close its side, too. It is not hurried before all replies are on their way to it. */
+  #linger(): void {
+    const linger = realClock.setTimer(LINGER_MS, () => this.#stream.destroy());
+    this.#stream.once('close', () => linger[Symbol.dispose]());
   }
 
   /** What a request takes until its reply is sent; one that is refused takes no more than its reply. */
