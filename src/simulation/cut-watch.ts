@@ -1,4 +1,5 @@
 import type { CutRequest, CutTicket, ReleaseAnswer } from '../servers/control.js';
+import type { StorageServer } from '../servers/server.js';
 import type { StorageNode } from './storage-node.js';
 import type { Surroundings } from './surroundings.js';
 
@@ -64,14 +65,14 @@ export class CutWatch {
   }
 
   #watchLease(node: StorageNode, leaseMs: number): void {
-    const { machine } = node;
+    const { server, machine } = node;
     const name = `${node.id} of ${machine.present.name}`;
     const lease: Lease = { leaseMs };
     this.#leases.set(name, lease);
-    machine.clock.setTimer(leaseMs + GRACE_MS, () => void this.#checkLease(node, name, lease));
+    machine.clock.setTimer(leaseMs + GRACE_MS, () => void this.#checkLease(server, name, lease));
   }
 
-  async #checkLease({ server }: StorageNode, name: string, lease: Lease): Promise<void> {
+  async #checkLease(server: StorageServer, name: string, lease: Lease): Promise<void> {
     const { barrierUp, epoch } = await server.status();
     // A later cut or renewal has a lease of its own.
     if (!barrierUp || this.#leases.get(name) !== lease) return;

@@ -20,6 +20,7 @@ export class Disk {
   readonly #terms: DiskTerms;
   #stuck: Promise<void> | undefined;
   #unstick = (): void => {};
+  #isLosingPower = false;
 
   constructor(world: Surroundings, name: string, sizeBytes: number, terms: DiskTerms) {
     this.#world = world;
@@ -47,14 +48,18 @@ export class Disk {
   /** Loses a random part of what was not flushed. Whoever uses the disk must have been cut off from it before. */
   async losePower(): Promise<void> {
     this.unstick();
+    // What survives was on the medium before: it does not fail to get there now.
+    this.#isLosingPower = true;
     await this.cache.powerCut({ seed: this.#random.uint32() });
+    this.#isLosingPower = false;
   }
 
   /** The medium answers some time after it acted, and acts some time after it was asked. */
   async #serve<T>(operation: string, request: () => Promise<T>): Promise<T> {
     await this.#wait();
     await this.#stuck;
-    if (this.#world.hasFaults && this.#random.chance(this.#terms.errorShare)) {
+    const mayFail = this.#world.hasFaults && !this.#isLosingPower;
+    if (mayFail && this.#random.chance(this.#terms.errorShare)) {
       throw new CofferdamError('INJECTED_FAULT', `${this.medium.name}: ${operation} failed`, {
         device: this.medium.name,
       });

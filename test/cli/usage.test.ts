@@ -13,6 +13,7 @@ const commands = [
   'verify',
   'restore',
   'open',
+  'simulate',
   'witness run',
   'witness check',
 ] as const;

@@ -31,8 +31,9 @@ export async function simulateSeeds(flags: SeedFlags, context: CommandContext): 
 }
 
 async function runMany(first: number, seeds: number, { output, signal }: CommandContext): Promise<void> {
-  output.note(`seeds ${first} to ${first + seeds - 1}`);
   const isTerminal = output.stderr.isTTY;
+  const which = `seeds ${first} to ${first + seeds - 1}`;
+  if (isTerminal) output.note(which);
   const startedMs = performance.now();
   const { totals, failed } = await runSeeds({
     first,
@@ -47,7 +48,7 @@ async function runMany(first: number, seeds: number, { output, signal }: Command
   const elapsedMs = Math.round(performance.now() - startedMs);
   const document = { first, ...totals, failed, elapsedMs };
   const [worst] = failed;
-  if (!worst) return output.result(document, describeTotals(totals, elapsedMs));
+  if (!worst) return output.result(document, describeTotals(which, totals, elapsedMs));
   const simplest = await shrinkFailure(worst);
   output.result({ ...document, simplest }, describeFailure(worst, simplest), failureOf(worst));
 }
@@ -73,10 +74,10 @@ async function shrinkFailure({ seed, violations }: FailedSeed): Promise<SwarmCon
   return shrink(seed, swarmConfig(seed), violations[0]?.invariant ?? '', await loadCore());
 }
 
-function describeTotals(totals: SeedTotals, elapsedMs: number): string {
+function describeTotals(which: string, totals: SeedTotals, elapsedMs: number): string {
   const failures = Object.entries(totals.failures).sort(([, a], [, b]) => b - a);
   return [
-    `All invariants held in ${count(totals.seeds, 'world')}: ${Math.round(totals.simulatedMs / 60_000)} simulated minutes ` +
+    `All invariants held in ${count(totals.seeds, 'world')}, ${which}: ${Math.round(totals.simulatedMs / 60_000)} simulated minutes ` +
       `in ${(elapsedMs / 1000).toFixed(1)} s, ${count(totals.events, 'event')}, ${count(totals.writes, 'acknowledged write')}.`,
     `${count(totals.generations, 'backup')} committed, each judged and restored; the others failed as they should:`,
     columns(
