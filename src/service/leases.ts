@@ -21,13 +21,19 @@ interface Lease<T> {
 export class Leases<T> {
   readonly #clock: Clock;
   readonly #leases = new Map<string, Lease<T>>();
+  #isOver = false;
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
-  /** @returns the handle by which it is renewed and given back. */
+  /**
+   * @returns the handle by which it is renewed and given back.
+   * @throws CofferdamError DEVICE_CLOSED once all have ended; the caller keeps the value.
+   */
   grant(value: T, end: () => Promise<void>): string {
+    if (this.#isOver)
+      throw new CofferdamError('DEVICE_CLOSED', 'nothing is kept any more: the service has ended');
     const id = randomUUID();
     this.#leases.set(id, { value, end, timer: this.#timer(id) });
     return id;
@@ -60,7 +66,9 @@ export class Leases<T> {
     await lease.end();
   }
 
+  /** Gives everything back; nothing is granted any more. */
   async endAll(): Promise<void> {
+    this.#isOver = true;
     await Promise.allSettled([...this.#leases.keys()].map((id) => this.end(id)));
   }
 

@@ -2,9 +2,11 @@ import { describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { NbdDevice, RemoteServer, type Clock } from 'cofferdam';
 import { MemoryDevice } from '#src/devices/memory';
+import { realClock } from '#src/runtime/clock';
 import type { CutRequest, CutSource, ServerControl } from '#src/servers/control';
 import { StorageServer } from '#src/servers/server';
 import { LEASE_MS } from '#src/service/leases';
+import { RemoteCuts } from '#src/service/remote-cuts';
 import { randomBytes, readBytes } from '../support/bytes.js';
 import { ManualClock } from '../support/manual-clock.js';
 import { memory, serveCluster } from './cluster.js';
@@ -230,6 +232,14 @@ test('a server that restarts while its barrier is up vouches for nothing', async
   });
   await source.close();
   await control.stopTracking(1);
+});
+
+test('a cut that is made while the service ends keeps nothing', async () => {
+  await using served = await serveCluster({ servers: [memory('a', sizeBytes)] });
+  const cuts = new RemoteCuts(served.service, realClock);
+  const late = cuts.cut('a', { ...request, trackChanges: true });
+  await Promise.all([cuts.close(), expect(late).rejects.toMatchObject({ code: 'DEVICE_CLOSED' })]);
+  expect(await served.service.cluster.server('a').status()).toMatchObject({ snapshots: 0 });
 });
 
 describe('a coordinator in another process', () => {
