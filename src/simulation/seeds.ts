@@ -3,7 +3,7 @@ import { Piscina } from 'piscina';
 import { throwIfCancelled } from '../backup/cancellation.js';
 import { messageOf } from '../runtime/errors.js';
 import { forEachParallel } from '../runtime/parallel.js';
-import type { Violation } from './simulation.js';
+import type { Violation } from './world/simulation.js';
 import type { SeedRange, SeedResult } from './worker.js';
 
 /** Seeds that a thread runs before it tells of them. */

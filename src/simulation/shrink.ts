@@ -1,6 +1,6 @@
 import type { Core } from '../core/core.js';
-import { simulate } from './simulation.js';
-import type { SwarmConfig } from './swarm.js';
+import { simulate } from './world/simulation.js';
+import type { SwarmConfig } from './world/swarm.js';
 
 type Simplification = (config: SwarmConfig) => SwarmConfig;
 

@@ -1,6 +1,6 @@
 import { loadCore } from '../core/load.js';
-import { simulate, type SimulationResult } from './simulation.js';
-import { swarmConfig } from './swarm.js';
+import { simulate, type SimulationResult } from './world/simulation.js';
+import { swarmConfig } from './world/swarm.js';
 
 /** Seeds [first, first + count). */
 export interface SeedRange {

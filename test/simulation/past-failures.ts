@@ -1,6 +1,6 @@
 /**
  * Seeds that once broke an invariant, in the product or, where it says so, in the simulator's own bookkeeping. They are
- * run again for ever. A seed decides its world through the order of draws in src/simulation/swarm.ts: a change there
+ * run again for ever. A seed decides its world through the order of draws in src/simulation/world/swarm.ts: a change there
  * makes another world of it, which does no harm and no good.
  */
 export const pastFailures: readonly { seed: number; what: string }[] = [

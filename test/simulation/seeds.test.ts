@@ -3,8 +3,8 @@ import { loadCore } from '#src/core/load';
 import type { Core } from '#src/core/core';
 import { runSeeds } from '#src/simulation/seeds';
 import { shrink } from '#src/simulation/shrink';
-import { simulate } from '#src/simulation/simulation';
-import { swarmConfig, type SwarmConfig } from '#src/simulation/swarm';
+import { simulate } from '#src/simulation/world/simulation';
+import { swarmConfig, type SwarmConfig } from '#src/simulation/world/swarm';
 import { testSeed } from '../support/seed.js';
 import { pastFailures } from './past-failures.js';
 

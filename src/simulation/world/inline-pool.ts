@@ -1,7 +1,7 @@
-import type { JobPool } from '../backup/pool.js';
-import type { CopyJob, CopyResult, Core, JobEnd, RestoreJob } from '../core/core.js';
-import { invariant } from '../runtime/errors.js';
-import type { JobNames } from '../runtime/error-message.js';
+import type { JobPool } from '../../backup/pool.js';
+import type { CopyJob, CopyResult, Core, JobEnd, RestoreJob } from '../../core/core.js';
+import { invariant } from '../../runtime/errors.js';
+import type { JobNames } from '../../runtime/error-message.js';
 
 /** Runs jobs at once on this thread: threads would not do the same things in the same order twice. */
 export class InlinePool implements JobPool {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Clock } from '../runtime/clock.js';
+import type { Clock } from '../../runtime/clock.js';
 
 /** How many lines are kept for people; all of them count in the hash. */
 const KEPT_LINES = 5000;

@@ -1,14 +1,14 @@
-import type { Core } from '../core/core.js';
-import { sleep } from '../runtime/clock.js';
-import { isCofferdamError, messageOf, type ErrorCode } from '../runtime/errors.js';
-import { Random } from '../runtime/random.js';
-import { MiB } from '../runtime/sizes.js';
-import type { ServerControl } from '../servers/control.js';
-import { RemoteServer } from '../service/remote-server.js';
-import { History } from '../witness/history.js';
-import { judgeCopy } from '../witness/judge.js';
-import { describeVerdict } from '../witness/verdict.js';
-import { Workload } from '../witness/workload.js';
+import type { Core } from '../../core/core.js';
+import { sleep } from '../../runtime/clock.js';
+import { isCofferdamError, messageOf, type ErrorCode } from '../../runtime/errors.js';
+import { Random } from '../../runtime/random.js';
+import { MiB } from '../../runtime/sizes.js';
+import type { ServerControl } from '../../servers/control.js';
+import { RemoteServer } from '../../service/remote-server.js';
+import { History } from '../../witness/history.js';
+import { judgeCopy } from '../../witness/judge.js';
+import { describeVerdict } from '../../witness/verdict.js';
+import { Workload } from '../../witness/workload.js';
 import { ClientDevice } from './client-device.js';
 import { Coordinator } from './coordinator.js';
 import { CutWatch } from './cut-watch.js';
@@ -21,7 +21,7 @@ import type { Surroundings } from './surroundings.js';
 import type { SwarmConfig } from './swarm.js';
 import { Trace } from './trace.js';
 import { Troubles } from './troubles.js';
-import { VirtualTime } from './virtual-time.js';
+import { VirtualTime } from '../virtual-time.js';
 
 /** Every lease and every message held up is over after this long. */
 const CALM_MS = 30_000;

@@ -1,5 +1,5 @@
-import { sleep } from '../runtime/clock.js';
-import type { Random } from '../runtime/random.js';
+import { sleep } from '../../runtime/clock.js';
+import type { Random } from '../../runtime/random.js';
 import type { Coordinator } from './coordinator.js';
 import type { Machine } from './machine.js';
 import type { Network } from './network.js';

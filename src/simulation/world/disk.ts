@@ -1,8 +1,8 @@
-import { MemoryDevice } from '../devices/memory.js';
-import { VolatileCacheDevice } from '../devices/volatile-cache.js';
-import { sleep } from '../runtime/clock.js';
-import { CofferdamError } from '../runtime/errors.js';
-import type { Random } from '../runtime/random.js';
+import { MemoryDevice } from '../../devices/memory.js';
+import { VolatileCacheDevice } from '../../devices/volatile-cache.js';
+import { sleep } from '../../runtime/clock.js';
+import { CofferdamError } from '../../runtime/errors.js';
+import type { Random } from '../../runtime/random.js';
 import { InterceptedDevice } from './intercepted-device.js';
 import type { DiskTerms } from './swarm.js';
 import type { Surroundings } from './surroundings.js';

@@ -1,7 +1,7 @@
-import type { BlockDevice } from '../devices/block-device.js';
-import type { Clock } from '../runtime/clock.js';
-import type { ControlAddress } from '../servers/control-address.js';
-import type { CutCalls, RemoteProcess } from '../service/cut-calls.js';
+import type { BlockDevice } from '../../devices/block-device.js';
+import type { Clock } from '../../runtime/clock.js';
+import type { ControlAddress } from '../../servers/control-address.js';
+import type { CutCalls, RemoteProcess } from '../../service/cut-calls.js';
 import { InterceptedDevice } from './intercepted-device.js';
 import type { Run } from './machine.js';
 import type { Network } from './network.js';

@@ -1,5 +1,5 @@
-import type { CutRequest, CutTicket, ReleaseAnswer } from '../servers/control.js';
-import type { StorageServer } from '../servers/server.js';
+import type { CutRequest, CutTicket, ReleaseAnswer } from '../../servers/control.js';
+import type { StorageServer } from '../../servers/server.js';
 import type { StorageNode } from './storage-node.js';
 import type { Surroundings } from './surroundings.js';
 

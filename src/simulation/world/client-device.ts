@@ -1,5 +1,5 @@
-import type { WriteOptions } from '../devices/block-device.js';
-import { isCofferdamError, messageOf, type ErrorCode } from '../runtime/errors.js';
+import type { WriteOptions } from '../../devices/block-device.js';
+import { isCofferdamError, messageOf, type ErrorCode } from '../../runtime/errors.js';
 import { InterceptedDevice } from './intercepted-device.js';
 import type { Machine } from './machine.js';
 import type { Network } from './network.js';

@@ -1,5 +1,5 @@
-import { CofferdamError } from '../runtime/errors.js';
-import type { Random } from '../runtime/random.js';
+import { CofferdamError } from '../../runtime/errors.js';
+import type { Random } from '../../runtime/random.js';
 import type { Machine, Run } from './machine.js';
 import type { Surroundings } from './surroundings.js';
 import type { NetworkTerms } from './swarm.js';

@@ -1,8 +1,8 @@
 import { z } from 'zod';
-import type { Strategy } from '../backup/image/record.js';
-import { CofferdamError, messageOf } from '../runtime/errors.js';
-import { Random } from '../runtime/random.js';
-import { GiB, KiB, MiB, SECTOR_BYTES } from '../runtime/sizes.js';
+import type { Strategy } from '../../backup/image/record.js';
+import { CofferdamError, messageOf } from '../../runtime/errors.js';
+import { Random } from '../../runtime/random.js';
+import { GiB, KiB, MiB, SECTOR_BYTES } from '../../runtime/sizes.js';
 
 const milliseconds = z.number().min(0).max(86_400_000);
 const share = z.number().min(0).max(1);

@@ -1,8 +1,8 @@
-import type { Clock } from '../runtime/clock.js';
-import { CofferdamError } from '../runtime/errors.js';
-import { DriftingClock } from './virtual-time.js';
+import type { Clock } from '../../runtime/clock.js';
+import { CofferdamError } from '../../runtime/errors.js';
+import { DriftingClock } from '../virtual-time.js';
 import { InterceptedDevice } from './intercepted-device.js';
-import type { BlockDevice } from '../devices/block-device.js';
+import type { BlockDevice } from '../../devices/block-device.js';
 import type { Surroundings } from './surroundings.js';
 
 /** A machine that may crash and start again. What ran on it before goes on in vain: nobody hears of it any more. */

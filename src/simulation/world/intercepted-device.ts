@@ -4,8 +4,8 @@ import type {
   Extent,
   WriteOptions,
   WriteZeroesOptions,
-} from '../devices/block-device.js';
-import { Lifetime } from '../devices/lifetime.js';
+} from '../../devices/block-device.js';
+import { Lifetime } from '../../devices/lifetime.js';
 
 /** Sees a request on its way to the device inside, and carries it out, later or not at all. */
 export type Intercept = <T>(operation: string, request: () => Promise<T>) => Promise<T>;

@@ -1,7 +1,7 @@
-import type { Core } from '../core/core.js';
-import type { Random } from '../runtime/random.js';
+import type { Core } from '../../core/core.js';
+import type { Random } from '../../runtime/random.js';
 import type { Trace } from './trace.js';
-import type { VirtualTime } from './virtual-time.js';
+import type { VirtualTime } from '../virtual-time.js';
 
 /** What everything in a simulated world shares. */
 export interface Surroundings {

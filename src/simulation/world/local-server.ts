@@ -5,8 +5,8 @@ import type {
   ReleaseAnswer,
   ServerControl,
   ServerStatus,
-} from '../servers/control.js';
-import type { StorageServer } from '../servers/server.js';
+} from '../../servers/control.js';
+import type { StorageServer } from '../../servers/server.js';
 import type { CutWatch } from './cut-watch.js';
 import type { StorageNode } from './storage-node.js';
 
