@@ -57,6 +57,11 @@ export class Leases<T> {
     return lease.value;
   }
 
+  /** Whether it was neither given back nor ran out. */
+  has(id: string): boolean {
+    return this.#leases.has(id);
+  }
+
   /** Gives something back. Nothing happens if that was done before. */
   async end(id: string): Promise<void> {
     const lease = this.#leases.get(id);

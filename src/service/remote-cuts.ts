@@ -1,5 +1,6 @@
 import type { NbdExport } from '../nbd/server/exports.js';
 import type { Clock } from '../runtime/clock.js';
+import { CofferdamError } from '../runtime/errors.js';
 import type { Cluster } from '../servers/cluster.js';
 import type { CutRequest, CutSource, CutTicket, ReleaseAnswer, ServerStatus } from '../servers/control.js';
 import type { StorageServer } from '../servers/server.js';
@@ -10,6 +11,7 @@ import { Leases } from './leases.js';
 /** A source that was handed out: a coordinator in another process reads it over NBD. */
 interface HandedOut {
   source: CutSource;
+  blockCount: number;
   exported?: Disposable;
 }
 
@@ -47,10 +49,12 @@ export class RemoteCuts implements CutCalls {
     // The changes that it collects are tracked no further.
     if (request.changedSinceEpoch !== undefined) await this.stopTracking(id, request.changedSinceEpoch);
     try {
-      const { lease, uri } = await this.#handOut(server, source);
+      // A tracker without a lease would stay for ever if what follows fails.
       const tracking = request.trackChanges ? this.#track(server, epoch) : null;
+      const { lease, uri } = await this.#handOut(server, source, request.blockSizeBytes);
       return { epoch, source: { lease, uri, selected: encodeWords(source.selected) }, tracking };
     } catch (error) {
+      if (request.trackChanges) await this.stopTracking(id, epoch);
       await source.close();
       throw error;
     }
@@ -80,7 +84,15 @@ export class RemoteCuts implements CutCalls {
   }
 
   async markCopied(lease: string, ranges: readonly [first: number, count: number][]): Promise<void> {
-    const { source } = this.#sources.renew(lease);
+    const { source, blockCount } = this.#sources.renew(lease);
+    const outside = ranges.find(([first, count]) => first + count > blockCount);
+    if (outside) {
+      const [first, count] = outside;
+      throw new CofferdamError(
+        'BAD_ARGUMENT',
+        `${source.device.name}: blocks ${first} to ${first + count - 1} were copied, it says, of ${blockCount}`,
+      );
+    }
     for (const [first, count] of ranges) source.markCopied(first, count);
   }
 
@@ -97,8 +109,12 @@ export class RemoteCuts implements CutCalls {
     return this.#service.cluster.server(id);
   }
 
-  async #handOut(server: StorageServer, source: CutSource): Promise<{ lease: string; uri: string }> {
-    const handedOut: HandedOut = { source };
+  async #handOut(
+    server: StorageServer,
+    source: CutSource,
+    blockSizeBytes: number,
+  ): Promise<{ lease: string; uri: string }> {
+    const handedOut: HandedOut = { source, blockCount: Math.ceil(server.sizeBytes / blockSizeBytes) };
     // Granted before it is exported, so that the export can have the name of the lease.
     const lease = this.#sources.grant(handedOut, async () => {
       handedOut.exported?.[Symbol.dispose]();
@@ -106,7 +122,16 @@ export class RemoteCuts implements CutCalls {
     });
     const name = `${server.id}@${lease}`;
     handedOut.exported = await this.#service.exportBeside(server.id, { name, device: source.device });
-    return { lease, uri: this.#service.uriOf(name) };
+    if (this.#sources.has(lease)) return { lease, uri: this.#service.uriOf(name) };
+    // The lease ended while the export was made, so nobody else ends that.
+    handedOut.exported[Symbol.dispose]();
+    throw new CofferdamError(
+      'UNKNOWN_SNAPSHOT',
+      `server ${server.id}: the service ended before the cut was handed out`,
+      {
+        device: server.id,
+      },
+    );
   }
 
   #track(server: StorageServer, epoch: number): string {

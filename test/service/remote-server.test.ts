@@ -234,6 +234,64 @@ test('a server that restarts while its barrier is up vouches for nothing', async
   await control.stopTracking(1);
 });
 
+describe('what cannot be handed out', () => {
+  /** The calls of a server whose exports are made as the test says. */
+  function callsWith(exportBeside: (cuts: RemoteCuts) => Promise<Disposable>): {
+    cuts: RemoteCuts;
+    server: StorageServer;
+  } {
+    const server = new StorageServer({ id: 'a', device: new MemoryDevice(sizeBytes) });
+    const cuts: RemoteCuts = new RemoteCuts(
+      { cluster: { server: () => server }, exportBeside: () => exportBeside(cuts), uriOf: (name) => name },
+      realClock,
+    );
+    return { cuts, server };
+  }
+
+  test('is tracked no further', async () => {
+    const { cuts, server } = callsWith(() => Promise.reject(new Error('no port is free')));
+    await expect(cuts.cut('a', { ...request, trackChanges: true })).rejects.toThrow('no port is free');
+    await server.release(ticket);
+    expect((await server.status()).snapshots).toBe(0);
+    await expect(server.cut({ ...request, epoch: 2, changedSinceEpoch: 1 })).rejects.toMatchObject({
+      code: 'CUT_VOID',
+    });
+  });
+
+  test('leaves no export behind when the service ends meanwhile', async () => {
+    let exported = 0;
+    const { cuts } = callsWith(async (ending) => {
+      exported++;
+      await ending.close();
+      return { [Symbol.dispose]: () => void exported-- };
+    });
+    await expect(cuts.cut('a', request)).rejects.toMatchObject({ code: 'UNKNOWN_SNAPSHOT' });
+    expect(exported).toBe(0);
+  });
+});
+
+test('blocks that the device does not have cannot be told to be copied', async () => {
+  await using served = await serveCluster({ servers: [memory('a', sizeBytes)] });
+  const { calls } = served.client;
+  const { source } = await calls.cut('a', request);
+  for (const range of [
+    [64, 1],
+    [0, 65],
+    [2 ** 40, 1],
+  ] as [number, number][]) {
+    await expect(calls.markCopied(source.lease, [[0, 1], range])).rejects.toMatchObject({
+      code: 'BAD_ARGUMENT',
+    });
+  }
+  await calls.assertIntact(source.lease);
+  await calls.release('a', ticket);
+  // Nothing of a refused call counts: block 0 still gets its pre-image.
+  await write(served.service.cluster.server('a'), 0, 1);
+  await using snapshot = await served.client.openSnapshot(source.uri);
+  expect(await readBytes(snapshot, 0, BLOCK)).toEqual(new Uint8Array(BLOCK));
+  await calls.closeSource(source.lease);
+});
+
 test('a cut that is made while the service ends keeps nothing', async () => {
   await using served = await serveCluster({ servers: [memory('a', sizeBytes)] });
   const cuts = new RemoteCuts(served.service, realClock);
