@@ -11,8 +11,12 @@ import {
   doNotDrain,
   doNotLookAtTheBarrier,
   doNotWaitForPreImages,
+  keepSnapshots,
   lookOnlyBefore,
+  loseWrites,
+  parkForEver,
   parkNothing,
+  refuseInsteadOfParking,
   releaseBeforeTheLast,
   releaseEachAtOnce,
   snapshotOneByOne,
@@ -99,8 +103,9 @@ describe('every copy is crash-consistent, and no write is harmed, whatever the o
     'rolling, three servers': { servers: 3, clients: chain, copy: rollingStrategy },
   };
   for (const [name, copy] of Object.entries(strategies)) {
-    const clients = [client(0, 0), client(1, 0)];
-    worlds[`${name}, slow reads`] = { servers: 1, clients, copy, slowReads: true };
+    // One write goes to both blocks, the other to one of them.
+    const clients = [[{ server: 0, sector: 7, sectors: 2 }], client(0, 0)];
+    worlds[`${name}, slow reads of two blocks`] = { servers: 1, clients, copy, blocks: 2, slowReads: true };
   }
   test.each(Object.entries(worlds))('%s', { timeout }, (name, plan) => expectAllConsistent(name, plan));
 
@@ -184,6 +189,20 @@ describe('what is done wrong is found out', () => {
     using _ = spoil?.();
     const tally = await exploreAll(what, plan);
     expect(tally.inconsistent).toBeGreaterThan(0);
+  });
+});
+
+describe('harm to clients is found out', () => {
+  const harms: [what: string, spoil: () => Disposable, found: RegExp][] = [
+    ['writes are refused', refuseInsteadOfParking, /^a write failed/],
+    ['writes are parked for ever', parkForEver, /^a client waits for ever/],
+    ['writes are lost', loseWrites, /^the devices themselves are not as written/],
+    ['snapshots are kept', keepSnapshots, /^server s0 is left with/],
+  ];
+  test.each(harms)('%s', { timeout }, async (what, spoil, found) => {
+    using _ = spoil();
+    const plan = { servers: 2, clients: chain, copy: snapshotStrategy };
+    await expect(exploreAll(what, plan)).rejects.toThrow(found);
   });
 });
 

@@ -1,3 +1,4 @@
+import { GenerationCopier } from '#src/backup/copier';
 import type { CopyContext } from '#src/backup/copy-context';
 import type { GenerationWriter } from '#src/backup/image/image';
 import { Pacer } from '#src/backup/pacer';
@@ -53,10 +54,12 @@ export interface SmallStep extends Step {
   readonly mayRequest?: boolean;
 }
 
-/** A write of one sector. No two of a world go to the same one. */
+/** Where a write goes. No two of a world go to the same sector. */
 export interface Place {
   server: number;
   sector: number;
+  /** Default 1. */
+  sectors?: number;
 }
 
 export interface Plan {
@@ -67,7 +70,7 @@ export interface Plan {
   copy: (run: StrategyRun) => Promise<unknown>;
   /** Size of each device. Default 1. */
   blocks?: number;
-  /** The device's answer to the copier comes some time after it was looked up. Default: at once. */
+  /** A device's answer to the copier comes some time after it was looked up. Default: at once. */
   slowReads?: boolean;
   /** The server whose lease may run out at any time. Elsewhere leases last until all is over. */
   leaseAt?: number;
@@ -112,12 +115,18 @@ function bearsOn(one: SmallStep, other: SmallStep): boolean {
  *   write is acknowledged, and the client is free to wait before its next one. A drain that ends earlier is a confirmation
  *   that takes longer.
  * - *A confirmation's way back.* The coordinator does nothing until the last is there, so a late one is the same as late
- *   releases. The wrong coordinators here too do no more with a confirmation than to send releases.
- * - *A release's answer on its way back.* A late one is the same as late reads of the copier.
+ *   releases. The wrong coordinators, too, do no more with a confirmation than to send releases.
+ * - *A release's answer on its way back.* The coordinator goes on to read or to send the next cut: a late answer is the same
+ *   as those being late.
+ * - *The time that a device takes to read.* Without slow reads it looks its bytes up when it answers. Then no change comes
+ *   between the copier's read and its look at what is preserved, so it is slow reads that show that the look comes
+ *   last. What copy-before-write reads, nobody may change meanwhile: who does so is seen all the better the later it is
+ *   looked up.
  * - *The request.* The judge asks more the later the copy was requested: it is with the first cut that reaches its server.
- * - *What comes after the copy is complete.* It cannot change the copy any more. It is played to its end in one order, to see
- *   that all writes succeed.
- * - *Coordinator's timers.* They never fire: a stall budget that is spent is the subject of other tests.
+ * - *What comes after the copy has ended.* It cannot change the copy any more. Nor can it change the judgement: what the
+ *   copy includes had been sent by then, so only what was acknowledged before counts. It is played to its end in one
+ *   order, to see that all writes succeed.
+ * - *The coordinator's timers.* They never fire: a stall budget that is spent is the subject of other tests.
  */
 export class SmallWorld implements World<SmallStep, Outcome> {
   readonly #plan: Plan;
@@ -190,9 +199,14 @@ export class SmallWorld implements World<SmallStep, Outcome> {
       const device = this.#devices[index];
       return this.#distant(disguise && device ? disguise(server, device) : server, index);
     });
-    const copy = copyContext(this.#copies);
-    const run: StrategyRun = { servers, copy, maxStallMs: 1000, signal: new AbortController().signal };
-    void this.#runCopy(run);
+    void this.#runCopy({
+      servers,
+      copier: new GenerationCopier(copyContext(this.#copies)),
+      clock: stillClock,
+      blockSizeBytes: BLOCK,
+      maxStallMs: 1000,
+      signal: new AbortController().signal,
+    });
   }
 
   async #runCopy(run: StrategyRun): Promise<void> {
@@ -206,10 +220,10 @@ export class SmallWorld implements World<SmallStep, Outcome> {
   }
 
   async #runClient(writer: number, places: readonly Place[]): Promise<void> {
-    for (const [index, { server, sector }] of places.entries()) {
+    for (const [index, { server, sector, sectors = 1 }] of places.entries()) {
       await this.#step({ kind: 'send', server, label: `send ${writer}.${index} to s${server}` });
-      const sequence = this.#history.invoke(writer, server, sector, 1);
-      const bytes = stampedSectors({ run: 1, sector, device: server, writer, sequence }, 1);
+      const sequence = this.#history.invoke(writer, server, sector, sectors);
+      const bytes = stampedSectors({ run: 1, sector, device: server, writer, sequence }, sectors);
       try {
         await this.#servers[server]?.client.write(sector * SECTOR_BYTES, bytes);
         this.#history.ack(sequence);
@@ -350,7 +364,7 @@ function everythingDone(): Promise<void> {
 
 const stillClock: Clock = { nowMs: () => 0, setTimer: () => ({ [Symbol.dispose]: () => {} }) };
 
-/** What strategies copy with. Blocks go into plain bytes instead of an image: images have tests of their own. */
+/** What copiers copy with. Blocks go into plain bytes instead of an image: images have tests of their own. */
 function copyContext(copies: readonly Uint8Array[]): CopyContext {
   const copyOf = (id: string): Uint8Array => copies[Number(id.slice(1))] ?? new Uint8Array(0);
   const pool: Pick<JobPool, 'workers' | 'copy'> = {

@@ -1,11 +1,11 @@
 import type { StrategyRun } from '#src/backup/strategies';
-import { copyDevice } from '#src/backup/copier';
 import type { BlockDevice } from '#src/devices/block-device';
 import { ReadOnlyDevice } from '#src/devices/read-only';
 import { WriteBarrier } from '#src/servers/barrier';
 import type { CutConfirmation, CutSource, ServerControl } from '#src/servers/control';
 import { HeldSource } from '#src/servers/held-source';
 import { Snapshot } from '#src/servers/snapshot';
+import { SmallDevice } from './small-device.js';
 import { BLOCK } from './small-world.js';
 
 /*
@@ -57,11 +57,10 @@ function cutOne(server: ServerControl): Promise<CutConfirmation> {
 }
 
 async function copyAll(run: StrategyRun, sources: readonly CutSource[]): Promise<void> {
-  for (const [index, { id, sizeBytes }] of run.servers.entries()) {
+  for (const [index, server] of run.servers.entries()) {
     const source = sources[index];
-    if (!source) throw new Error(`${id} has no source`);
-    const shape = { deviceId: id, sizeBytes, blockSizeBytes: BLOCK, algorithm: run.copy.algorithm };
-    await copyDevice(run.copy, id, source, run.copy.writer.blockMapWriter(shape), run.signal);
+    if (!source) throw new Error(`${server.id} has no source`);
+    await run.copier.copy(server, source, run.signal);
     await source.close();
   }
 }
@@ -145,6 +144,36 @@ export function doNotWaitForPreImages(): Disposable {
 /** Copies what is under a barrier without looking whether it is still up. */
 export function doNotLookAtTheBarrier(): Disposable {
   return replaced(HeldSource.prototype, { assertIntact: () => Promise.resolve() });
+}
+
+/** Refuses the writes that it ought to park. */
+export function refuseInsteadOfParking(): Disposable {
+  const { admit } = WriteBarrier.prototype;
+  return replaced(WriteBarrier.prototype, {
+    admit(this: WriteBarrier, begin: () => Promise<void>, requests?: number) {
+      return this.up ? Promise.reject(new Error('busy')) : admit.call(this, begin, requests);
+    },
+  });
+}
+
+/** Parks writes and never lets them go on. */
+export function parkForEver(): Disposable {
+  const { admit } = WriteBarrier.prototype;
+  return replaced(WriteBarrier.prototype, {
+    admit(this: WriteBarrier, begin: () => Promise<void>, requests?: number) {
+      return this.up ? new Promise<void>(() => {}) : admit.call(this, begin, requests);
+    },
+  });
+}
+
+/** Answers writes that never reach the device. */
+export function loseWrites(): Disposable {
+  return replaced(SmallDevice.prototype, { write: () => Promise.resolve() });
+}
+
+/** Goes on keeping pre-images that nobody will ask for any more. */
+export function keepSnapshots(): Disposable {
+  return replaced(Snapshot.prototype, { close: () => Promise.resolve() });
 }
 
 /** Gives objects of a class other methods until it is disposed of. */
