@@ -20,9 +20,31 @@ export interface Table {
   rows: Cell[][];
 }
 
+/** What a table cannot show: distributions, and how something grows. Only JSON has it. */
+export interface Plot {
+  title: string;
+  x: Axis;
+  y: Axis;
+  series: Series[];
+}
+
+export interface Axis {
+  name: string;
+  unit: Unit;
+  scale: 'linear' | 'log';
+}
+
+/** One line of a plot. */
+export interface Series {
+  name: string;
+  /** In the order of x. */
+  points: [x: number, y: number][];
+}
+
 /** What a suite found. */
 export interface Report {
   tables: Table[];
+  plots?: Plot[];
   /** What has to be known to read the tables. */
   notes: string[];
 }

@@ -25,9 +25,21 @@ const column = z.strictObject({
 const table = z
   .strictObject({ title: z.string().min(1), columns: z.array(column), rows: z.array(z.array(cell)).min(1) })
   .refine(({ columns, rows }) => rows.every((row) => row.length === columns.length), 'a row is too short');
+const axis = column.extend({ scale: z.enum(['linear', 'log']) });
+const points = z
+  .array(z.tuple([z.number(), z.number()]))
+  .min(1)
+  .refine((line) => line.every(([x], i) => x >= (line[i - 1]?.[0] ?? x)), 'x goes back');
+const plot = z.strictObject({
+  title: z.string().min(1),
+  x: axis,
+  y: axis,
+  series: z.array(z.strictObject({ name: z.string().min(1), points })).min(1),
+});
 const suite = z.strictObject({
   name: z.string(),
   tables: z.array(table).min(1),
+  plots: z.array(plot).optional(),
   notes: z.array(z.string().min(1)),
 });
 const output = z.strictObject({
