@@ -25,7 +25,8 @@ import {
 
 /** With RUNS set, larger worlds are explored too, each up to so many runs. */
 const largeRuns = Number(process.env['RUNS'] ?? 0);
-const timeout = 24 * 3600 * 1000;
+const largeTimeout = 24 * 3600 * 1000;
+const timeout = 600_000;
 
 // Errors are part of many runs, and nobody looks at where they come from.
 Error.stackTraceLimit = 0;
@@ -100,7 +101,7 @@ describe('every copy is crash-consistent, and no write is harmed, whatever the o
     'hold, clients cross': { servers: 2, clients: crossing, copy: holdStrategy },
     'hold, three servers': { servers: 3, clients: chainAndThird, copy: holdStrategy },
     'rolling, a chain and a write': { servers: 2, clients: chainAndWrite, copy: rollingStrategy },
-    'rolling, three servers': { servers: 3, clients: chain, copy: rollingStrategy },
+    'rolling, three servers': { servers: 3, clients: chainAndThird, copy: rollingStrategy },
   };
   for (const [name, copy] of Object.entries(strategies)) {
     // One write goes to both blocks, the other to one of them.
@@ -111,16 +112,13 @@ describe('every copy is crash-consistent, and no write is harmed, whatever the o
 
   const largeWorlds: Record<string, Plan> = {
     'rolling, clients cross': { servers: 2, clients: crossing, copy: rollingStrategy },
-    'rolling, three servers, a chain and a write': {
-      servers: 3,
-      clients: chainAndThird,
-      copy: rollingStrategy,
-    },
     'snapshot, three servers, long chains': { servers: 3, clients: longChains, copy: snapshotStrategy },
     'hold, three servers, long chains': { servers: 3, clients: longChains, copy: holdStrategy },
   };
   for (const [name, plan] of Object.entries(largeWorlds)) {
-    test.skipIf(largeRuns === 0)(name, { timeout }, () => expectAllConsistent(name, plan, largeRuns));
+    test.skipIf(largeRuns === 0)(name, { timeout: largeTimeout }, () =>
+      expectAllConsistent(name, plan, largeRuns),
+    );
   }
 });
 
