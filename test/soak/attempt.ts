@@ -2,27 +2,11 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { text } from 'node:stream/consumers';
 import { setTimeout as delay } from 'node:timers/promises';
-import { isCofferdamError, type Strategy } from 'cofferdam';
+import { isCofferdamError } from 'cofferdam';
 import { messageOf } from '#src/runtime/errors';
-import type { Random } from '#src/runtime/random';
-import { formatBytes, KiB, MiB } from '#src/runtime/sizes';
 import { program } from '../support/cli.js';
-import type { Member } from './member.js';
+import { describePlan, type Plan } from './plans.js';
 import type { Site } from './site.js';
-
-/** A backup that is about to be made. */
-export interface Plan {
-  /** `cluster`: a process coordinates all servers; `control`: a process has another do it; `api`: no process between. */
-  way: 'cluster' | 'control' | 'api';
-  /** Who does it, unless it is `cluster`. */
-  member: Member;
-  strategy: Strategy;
-  closingCut: boolean;
-  hash: 'xxh64' | 'blake3';
-  blockSizeBytes: number;
-  limitBytesPerSecond: number | undefined;
-  maxStallMs: number | undefined;
-}
 
 export type Outcome =
   | { kind: 'committed'; generation: number }
@@ -41,32 +25,6 @@ export interface Attempt {
 
 /** No backup takes so long, whatever is frozen meanwhile. */
 const LONGEST_MS = 180_000;
-
-/** Long enough for a machine that has other things to do. */
-const PATIENT_STALL_MS = 30_000;
-
-/** Any kind of backup. One that nothing disturbs is given the time that it takes. */
-export function planOf(random: Random, site: Site, isDisturbed: boolean): Plan {
-  const strategy = random.pick(['snapshot', 'snapshot', 'hold', 'rolling'] as const);
-  return {
-    way: random.pick(['cluster', 'cluster', 'control', 'api']),
-    member: random.pick(site.members),
-    strategy,
-    closingCut: strategy !== 'rolling' || !random.chance(0.2),
-    hash: random.pick(['xxh64', 'blake3']),
-    blockSizeBytes: random.pick([4 * KiB, 64 * KiB, MiB]),
-    limitBytesPerSecond: random.chance(0.4) ? undefined : random.pick([32 * MiB, 12 * MiB]),
-    maxStallMs: isDisturbed ? undefined : PATIENT_STALL_MS,
-  };
-}
-
-export function describePlan(plan: Plan): string {
-  const { way, member, strategy, closingCut, hash, blockSizeBytes, limitBytesPerSecond: limit } = plan;
-  return [
-    `backup (${way === 'cluster' ? way : `${way} of ${member.name}`}, ${strategy}${closingCut ? '' : ' without closing cut'}`,
-    `${hash}, blocks of ${formatBytes(blockSizeBytes)}${limit === undefined ? '' : `, ${formatBytes(limit)}/s`})`,
-  ].join(', ');
-}
 
 /** Begins a backup. `ended` rejects only if it does not end. */
 export function attempt(plan: Plan, site: Site, imagePath: string): Attempt {

@@ -2,13 +2,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { GenerationDevice, describeVerdict, type BackupImage, type GenerationRecord } from 'cofferdam';
 import { messageOf } from '#src/runtime/errors';
 import type { Random } from '#src/runtime/random';
-import { MiB } from '#src/runtime/sizes';
 import { readContents } from '#src/witness/contents';
 import { judge } from '#src/witness/judge';
 import type { Archive } from './archive.js';
-import { attempt, describePlan, planOf, type Attempt, type Outcome, type Plan } from './attempt.js';
+import { attempt, type Attempt, type Outcome } from './attempt.js';
 import { countUnder, type Counts } from './counts.js';
 import { codesOf, strike, type Fault, type Struck } from './faults.js';
+import { describePlan, type Plan, type Plans } from './plans.js';
 import { VOLUME, WITNESSED, type Site } from './site.js';
 import type { Verifiers } from './verifiers.js';
 import { Witnesses } from './witnesses.js';
@@ -18,6 +18,7 @@ export interface RoundOptions {
   /** Two images, so that two backups can be under way at once. */
   archives: readonly [Archive, Archive];
   verifiers: Verifiers;
+  plans: Plans;
   historyPath: string;
   random: Random;
   fault: Fault;
@@ -74,8 +75,8 @@ export class Round {
 
   /** A backup that must succeed. */
   async #undisturbed(): Promise<void> {
-    const { random, site, archives, note } = this.options;
-    const plan = planOf(random, site, false);
+    const { random, site, archives, plans, note } = this.options;
+    const plan = plans.undisturbed();
     const archive = random.pick(archives);
     const copy = this.witnesses.history.requestCopy();
     const outcome = await attempt(plan, site, archive.path).ended;
@@ -86,11 +87,11 @@ export class Round {
 
   /** A backup, or two, to which the fault of this round happens. */
   async #disturbed(): Promise<void> {
-    const { site, fault, random, archives, note, counts } = this.options;
+    const { site, fault, random, archives, plans, note, counts } = this.options;
     const { history } = this.witnesses;
     const [first, second] = archives;
-    const running = [this.#begin(first, disturbedPlan(fault, random, site))];
-    if (fault === 'backups at once') running.push(this.#begin(second, planOf(random, site, true)));
+    const running = [this.#begin(first, plans.disturbedBy(fault))];
+    if (fault === 'backups at once') running.push(this.#begin(second, plans.disturbedBy(fault)));
     const struck = await strike(fault, running[0]?.attempt ?? never(), site, random.fork());
     countUnder(counts.faults, fault);
     note(struck.account);
@@ -192,26 +193,6 @@ export class Round {
     const { generations } = archive;
     if (generations.length > 0) await archive.restore(this.options.random.pick(generations));
     await archive.turnOver();
-  }
-}
-
-/** A plan to which the fault can happen. */
-function disturbedPlan(fault: Fault, random: Random, site: Site): Plan {
-  // Mostly so slow that the fault does not come too late, and sometimes so fast that it can meet the end of the backup.
-  const limitBytesPerSecond = random.chance(0.3) ? undefined : 8 * MiB;
-  const plan = { ...planOf(random, site, true), limitBytesPerSecond };
-  switch (fault) {
-    case 'backup cancelled':
-      return { ...plan, way: 'api' };
-    case 'backup killed':
-    case 'backup frozen':
-      return { ...plan, way: plan.way === 'api' ? 'cluster' : plan.way };
-    case 'server killed':
-    case 'server frozen':
-      return { ...plan, member: site.mortal };
-    case 'backups at once':
-    case 'power cut':
-      return plan;
   }
 }
 

@@ -4,7 +4,9 @@ import { Random } from '#src/runtime/random';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
 import { Archive } from './archive.js';
 import { noCounts, type Counts, type Life } from './counts.js';
-import { FAULTS, type Fault } from './faults.js';
+import { Deck } from './deck.js';
+import { FAULTS } from './faults.js';
+import { Plans } from './plans.js';
 import { processesWith } from './resources.js';
 import { Round } from './round.js';
 import { Site } from './site.js';
@@ -87,8 +89,11 @@ async function runRounds(
   await using site = await Site.start(directory);
   const archives = [new Archive('one', directory, counts), new Archive('two', directory, counts)] as const;
   const verifiers = new Verifiers(random.fork(), counts);
+  const plans = new Plans(site, random.fork());
+  const faults = new Deck(FAULTS, random.fork());
   try {
-    for (const fault of faults(random.fork())) {
+    do {
+      const fault = faults.draw();
       note(`round ${counts.rounds + 1}: ${fault}`, true);
       const historyPath = directory.file('history.jsonl');
       const tell = (line: string): void => note(`  ${line}`, false);
@@ -96,26 +101,18 @@ async function runRounds(
         site,
         archives,
         verifiers,
+        plans,
         historyPath,
         random: random.fork(),
         fault,
         counts,
         note: tell,
       });
-      if (Date.now() >= endMs) break;
-    }
+    } while (Date.now() < endMs);
     for (const archive of archives) await archive.retire();
     for (const member of site.members) await member.stop();
   } finally {
     lives.push(...site.members.flatMap((member) => member.lives));
-  }
-}
-
-/** Every fault in each turn, in an order of its own. */
-function* faults(random: Random): Generator<Fault> {
-  for (;;) {
-    const left = [...FAULTS];
-    while (left.length > 0) yield* left.splice(random.below(left.length), 1);
   }
 }
 
