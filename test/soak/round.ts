@@ -22,6 +22,8 @@ export interface RoundOptions {
   historyPath: string;
   random: Random;
   fault: Fault;
+  /** Makes every write durable before it is answered, so that no fault takes any of the history. */
+  everyWriteDurable: boolean;
   counts: Counts;
   /** Told what happens, for people. */
   note: (line: string) => void;
@@ -50,8 +52,8 @@ export class Round {
 
   /** @throws Error if anything is lost, or is not as it should be. */
   static async run(options: RoundOptions): Promise<void> {
-    const { site, random, verifiers, counts, archives } = options;
-    const plan = { seed: random.uint32(), everyWriteDurable: random.chance(0.5) };
+    const { site, random, verifiers, counts, archives, everyWriteDurable } = options;
+    const plan = { seed: random.uint32(), everyWriteDurable };
     using witnesses = await Witnesses.start(site, options.historyPath, plan);
     const round = new Round(options, witnesses);
     let failed: unknown;

@@ -91,10 +91,13 @@ async function runRounds(
   const verifiers = new Verifiers(random.fork(), counts);
   const plans = new Plans(site, random.fork());
   const faults = new Deck(FAULTS, random.fork());
+  const durability = new Deck([true, false], random.fork());
   try {
     do {
       const fault = faults.draw();
-      note(`round ${counts.rounds + 1}: ${fault}`, true);
+      const everyWriteDurable = durability.draw();
+      const writes = everyWriteDurable ? 'every write durable' : 'writes flushed now and then';
+      note(`round ${counts.rounds + 1}: ${fault}, ${writes}`, true);
       const historyPath = directory.file('history.jsonl');
       const tell = (line: string): void => note(`  ${line}`, false);
       await Round.run({
@@ -105,6 +108,7 @@ async function runRounds(
         historyPath,
         random: random.fork(),
         fault,
+        everyWriteDurable,
         counts,
         note: tell,
       });
