@@ -1,5 +1,5 @@
 import { BlockState, hashLengthBytes, type CopyJob } from '../core/core.js';
-import { CofferdamError, invariant, messageOf } from '../runtime/errors.js';
+import { CofferdamError, invariant, isCofferdamError, messageOf } from '../runtime/errors.js';
 import { MiB } from '../runtime/sizes.js';
 import type { CutSource } from '../servers/control.js';
 import { throwIfCancelled } from './cancellation.js';
@@ -101,8 +101,11 @@ export class LeafCopy {
       await device.read(offsetBytes, bytes);
       return bytes;
     } catch (error) {
-      if (error instanceof CofferdamError && (error.code === 'SNAPSHOT_BROKEN' || error.code === 'CUT_VOID'))
-        throw error;
+      if (isCutLost(error)) throw error;
+      // The export of a source that is not as of the cut any more only says that it cannot be read.
+      await this.#source.assertIntact().catch((why: unknown) => {
+        if (isCutLost(why)) throw why;
+      });
       throw new CofferdamError(
         'SOURCE_READ_FAILED',
         `device ${this.#device.id}: reading ${lengthBytes} bytes at ${offsetBytes} failed: ${messageOf(error)}`,
@@ -172,6 +175,11 @@ export class LeafCopy {
       if (state === BlockState.Zero) statistics.zeroBytes += lengthBytes;
     });
   }
+}
+
+/** Whether the contents are not those of the cut any more. */
+function isCutLost(error: unknown): error is CofferdamError {
+  return isCofferdamError(error, 'SNAPSHOT_BROKEN') || isCofferdamError(error, 'CUT_VOID');
 }
 
 /** The maximal runs [start, end) within [from, to) in which `belongs` holds. */

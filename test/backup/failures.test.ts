@@ -1,11 +1,19 @@
 import { link, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect } from 'vitest';
-import { backup, MemoryDevice, StorageServer, type Cluster } from 'cofferdam';
+import {
+  backup,
+  CofferdamError,
+  MemoryDevice,
+  StorageServer,
+  type Cluster,
+  type ServerControl,
+} from 'cofferdam';
 import { clusterTest } from 'cofferdam/vitest';
 import { DeviceStore } from '#src/backup/image/device-store';
 import { BackupImage } from '#src/backup/image/image';
 import { openImage } from '#src/backup/image/open';
+import { ReadOnlyDevice } from '#src/devices/read-only';
 import { loadCore } from '#src/core/load';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { turns } from '../support/manual-clock.js';
@@ -186,6 +194,46 @@ test('a snapshot out of room for pre-images breaks, the writes go on', async ({ 
   await write;
   await assertUntouched(cluster, to, 0);
 });
+
+test.each(['CUT_VOID', 'SNAPSHOT_BROKEN'] as const)(
+  'a read that fails because the contents are not those of the cut any more is told as %s',
+  async (code) => {
+    await using server = new StorageServer({ id: 'a', device: new MemoryDevice(64 * KiB) });
+    await server.client.write(0, Buffer.alloc(64 * KiB, 1));
+    /** As a server elsewhere answers whose barrier came down: NBD has no word for that. */
+    const control: ServerControl = {
+      id: 'a',
+      sizeBytes: server.sizeBytes,
+      identities: [],
+      status: () => server.status(),
+      renew: (ticket, leaseMs) => server.renew(ticket, leaseMs),
+      release: (ticket) => server.release(ticket),
+      stopTracking: (epoch) => server.stopTracking(epoch),
+      cut: async (request) => {
+        const { epoch, source } = await server.cut(request);
+        const device = new ReadOnlyDevice('elsewhere', server.sizeBytes, 4 * KiB, {
+          read: () => Promise.reject(new CofferdamError('DEVICE_IO', 'the server answered EIO')),
+          allocation: (offsetBytes, lengthBytes) => source.device.allocation(offsetBytes, lengthBytes),
+        });
+        const lost = new CofferdamError(code, 'the barrier came down');
+        return {
+          epoch,
+          source: {
+            device,
+            native: undefined,
+            selected: undefined,
+            markCopied: () => {},
+            assertIntact: () => Promise.reject(lost),
+            close: () => source.close(),
+            [Symbol.asyncDispose]: () => source.close(),
+          },
+        };
+      },
+    };
+    const image = await BackupImage.initialise(new DeviceStore(new MemoryDevice(MiB)), await loadCore());
+    await expect(backup({ servers: [control], to: image })).rejects.toMatchObject({ code });
+  },
+);
 
 describe('what is refused before anything is touched', () => {
   test('the same ID twice', async ({ directory }) => {
