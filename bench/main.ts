@@ -3,24 +3,28 @@ import { parseArgs } from 'node:util';
 import { messageOf } from '#src/runtime/errors';
 import { formatReport, type Report } from './report.js';
 import type { Suite, SuiteContext } from './suite.js';
-import { backup } from './suites/backup.js';
+import { copy } from './suites/copy.js';
 import { core } from './suites/core.js';
-import { cut } from './suites/cut.js';
 import { hash } from './suites/hash.js';
 import { memory } from './suites/memory.js';
 import { nbd } from './suites/nbd.js';
+import { restore } from './suites/restore.js';
+import { scale } from './suites/scale.js';
 import { stall } from './suites/stall.js';
+import { verify } from './suites/verify.js';
 import { write } from './suites/write.js';
 
-const suites: readonly Suite[] = [hash, core, cut, write, stall, backup, memory, nbd];
+const suites: readonly Suite[] = [hash, core, scale, write, stall, copy, restore, verify, memory, nbd];
+
+const imageSuites = suites.filter(({ takesImages }) => takesImages);
 
 const usage = `Usage: npm run bench -- [suite ...] [options]
 
 ${suites.map(({ name, summary }) => `  ${name.padEnd(8)} ${summary}`).join('\n')}
 
-Without suites: all of them; with --device only backup.
+Without suites: all of them; with --device those that can use images: ${imageSuites.map(({ name }) => name).join(', ')}.
 
-  --device IMAGE   a disk image to back up, read only; may be given several times
+  --device IMAGE   a disk image to measure with, only read; may be given several times
   --smoke          tiny inputs, to see that everything runs; the numbers mean nothing
   --json           one JSON document on stdout
   --help           this text`;
@@ -47,9 +51,10 @@ function readArguments(args: string[]): Arguments | undefined {
   if (values.help) return undefined;
   const unknown = positionals.find((name) => !suites.some((suite) => suite.name === name));
   if (unknown !== undefined) throw new Error(`there is no suite ${unknown}`);
-  const wanted = positionals.length === 0 && values.device.length > 0 ? ['backup'] : positionals;
+  const named = suites.filter(({ name }) => positionals.includes(name));
+  const unnamed = values.device.length > 0 ? imageSuites : suites;
   return {
-    suites: suites.filter(({ name }) => wanted.length === 0 || wanted.includes(name)),
+    suites: named.length > 0 ? named : unnamed,
     images: values.device,
     smoke: values.smoke,
     json: values.json,

@@ -4,7 +4,7 @@ import type { Report } from './report.js';
 export interface SuiteContext {
   /** Tiny inputs, to see in seconds that everything runs. The numbers mean nothing. */
   smoke: boolean;
-  /** Images to back up, from the command line; none: the suite makes its own. */
+  /** Images from the command line, only to be read; none: the suite makes its own. */
   images: readonly string[];
   /** Says what is being done, on stderr. */
   note(text: string): void;
@@ -14,5 +14,7 @@ export interface Suite {
   name: string;
   /** What it measures, in one line. */
   summary: string;
+  /** Whether it measures with images from the command line. Default false. */
+  takesImages?: boolean;
   run(context: SuiteContext): Promise<Report>;
 }

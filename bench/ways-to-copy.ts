@@ -1,86 +1,68 @@
-import { execFile } from 'node:child_process';
-import { open, rm } from 'node:fs/promises';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
-import { backup, openCluster } from 'cofferdam';
-import { DATA_START } from '#src/backup/image/layout';
-import { openImage } from '#src/backup/image/open';
-import type { CopyPool } from '#src/backup/pool';
 import { findTool } from '#src/cli/demo/tool';
+import type { BareCopier } from './bare-copy.js';
+import { effortOfCall, effortOfCommand, type Effort } from './effort.js';
 
-/** Copies a disk image. When it has done so the copy is durable. */
+/** A way to make a copy of a disk image, or of what a backup of it holds. When it has done so the copy is durable. */
 export interface WayToCopy {
   name: string;
-  /** The target must be there, as long as the source. */
+  /** What it reads: a path. */
+  source: string;
+  /** The target must be there, as long as the disk image. */
   needsTarget?: boolean;
-  copy(source: string, target: string): Promise<unknown>;
+  copy(target: string): Promise<Effort>;
   /** Makes the next copy to a target that has one overwrite it, if it would not do so by itself. */
   windBack?(target: string): Promise<void>;
 }
 
-const execute = promisify(execFile);
-const program = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+interface Peer {
+  name: string;
+  tool: string;
+  command: string;
+  needsTarget?: boolean;
+}
 
-/** The whole command, Node starting included. */
-export const backupCommand: WayToCopy = {
-  name: 'cofferdam',
-  copy: (source, target) =>
-    execute(process.execPath, [program, 'backup', '--to', target, '--device', `disk=${source}`]),
-  windBack,
+export const qemuImg: Peer = {
+  name: 'qemu-img convert',
+  tool: 'qemu-img',
+  command: 'qemu-img convert -f raw -O raw -n -m 8 -W',
+  needsTarget: true,
 };
 
-/** The function, in this process. */
-export function backupFunction(pool: CopyPool): WayToCopy {
-  return {
-    name: 'backup()',
-    async copy(source, target) {
-      await using cluster = await openCluster({
-        servers: [{ id: 'disk', device: { kind: 'file', path: source, readOnly: true } }],
-      });
-      await backup({ servers: cluster.servers, to: target, pool });
-    },
-    windBack,
-  };
-}
-
-/** Lets an image forget its generations, so that the next one is put where the first was. */
-async function windBack(target: string): Promise<void> {
-  const blank = `${target}.blank`;
-  await (await openImage(blank, { write: true, create: true })).close();
-  const head = new Uint8Array(DATA_START);
-  {
-    await using file = await open(blank, 'r');
-    await file.read(head, 0, head.length, 0);
-  }
-  await rm(blank);
-  await using file = await open(target, 'r+');
-  await file.write(head, 0, head.length, 0);
-  await file.sync();
-}
-
-const peers: readonly { name: string; tool: string; command: string; needsTarget?: boolean }[] = [
+export const copyPeers: readonly Peer[] = [
   { name: 'cp', tool: 'cp', command: 'cp' },
   { name: 'cp --sparse=always', tool: 'cp', command: 'cp --sparse=always' },
-  {
-    name: 'qemu-img convert',
-    tool: 'qemu-img',
-    command: 'qemu-img convert -f raw -O raw -n -m 8 -W',
-    needsTarget: true,
-  },
+  qemuImg,
   { name: 'nbdcopy', tool: 'nbdcopy', command: 'nbdcopy', needsTarget: true },
 ];
 
-/** The others that this machine has. */
-export async function installedPeers(): Promise<WayToCopy[]> {
-  const found: WayToCopy[] = [];
+/** Those of the peers that this machine has, copying one disk image; of the others it is noted that they are missing. */
+export async function waysOfPeers(
+  peers: readonly Peer[],
+  source: string,
+  note: (text: string) => void,
+): Promise<WayToCopy[]> {
+  const ways: WayToCopy[] = [];
   for (const { name, tool, command, needsTarget = false } of peers) {
-    if (!(await findTool(tool))) continue;
-    const script = `${command} "$0" "$1" && sync "$1"`;
-    found.push({
-      name,
-      needsTarget,
-      copy: (source, target) => execute('sh', ['-c', script, source, target]),
-    });
+    if (!(await isInstalled(tool, note))) continue;
+    const copy = (target: string): Promise<Effort> =>
+      effortOfCommand(`${command} "$1" "$2" && sync "$2"`, [source, target]);
+    ways.push({ name, source, needsTarget, copy });
   }
-  return found;
+  return ways;
+}
+
+/** Whether this machine has a program to compare with; if not, it is noted. */
+export async function isInstalled(tool: string, note: (text: string) => void): Promise<boolean> {
+  const isThere = (await findTool(tool)) !== undefined;
+  if (!isThere) note(`there is no ${tool} on the PATH: left out`);
+  return isThere;
+}
+
+/** The ceiling: nothing but reading and writing. */
+export function bareCopy(copier: BareCopier, source: string, sizeBytes: number): WayToCopy {
+  return {
+    name: 'bare read and write',
+    source,
+    copy: (target) => effortOfCall(() => copier.copy(source, target, sizeBytes)),
+  };
 }

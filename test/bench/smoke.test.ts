@@ -61,7 +61,7 @@ test('every suite runs and reports measurements', async () => {
   const { exitCode, stdout, stderr } = await runBench('--smoke', '--json');
   expect(exitCode, stderr).toBe(0);
   const { suites } = output.parse(JSON.parse(stdout));
-  const names = ['hash', 'core', 'cut', 'write', 'stall', 'backup', 'memory', 'nbd'];
+  const names = ['hash', 'core', 'scale', 'write', 'stall', 'copy', 'restore', 'verify', 'memory', 'nbd'];
   expect(suites.map((found) => found.name)).toEqual(names);
   for (const { name, tables } of suites) {
     for (const measured of tables) {
@@ -70,7 +70,7 @@ test('every suite runs and reports measurements', async () => {
   }
 });
 
-test('a backup of a given image leaves the image as it was', async () => {
+test('a given image is measured with and left as it was', async () => {
   await using directory = temporaryDirectory();
   const image = directory.file('given.img');
   const bytes = randomBytes(MiB, 1);
@@ -79,7 +79,15 @@ test('a backup of a given image leaves the image as it was', async () => {
   expect(exitCode, stderr).toBe(0);
   const { suites } = output.parse(JSON.parse(stdout));
   expect(suites.map(({ name, tables }) => [name, ...tables.map(({ title }) => title)])).toEqual([
-    ['backup', 'given.img, 1.0 MiB'],
+    ['copy', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
+    ['restore', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
+    [
+      'verify',
+      'given.img, 1.0 MiB, xxh64: time',
+      'given.img, 1.0 MiB, xxh64: processor time',
+      'given.img, 1.0 MiB, blake3: time',
+      'given.img, 1.0 MiB, blake3: processor time',
+    ],
   ]);
   expect(Buffer.compare(await readFile(image), bytes)).toBe(0);
 });

@@ -12,8 +12,8 @@ import { ClosedLoopWriters } from '../writers.js';
 const DEVICE_BYTES = 16 * MiB;
 const WRITERS = 16;
 
-export const cut: Suite = {
-  name: 'cut',
+export const scale: Suite = {
+  name: 'scale',
   summary: 'a cut over servers in this process: raise all, drain, fix, release',
   run,
 };
