@@ -52,9 +52,8 @@ export class Random {
 
   /** One of the items, each as likely as the others. */
   pick<T>(items: readonly T[]): T {
-    const item = items[this.below(items.length)];
-    if (item === undefined) throw new RangeError('pick from an empty list');
-    return item;
+    if (items.length === 0) throw new RangeError('pick from an empty list');
+    return items[this.below(items.length)] as T;
   }
 
   /** An independent generator, so that one part's draws do not shift another's. */
