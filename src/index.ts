@@ -32,6 +32,7 @@ export type * from './servers/control.js';
 
 export { backup, type BackupOptions, type BackupResult } from './backup/backup.js';
 export type { DeviceProgress, ProgressListener } from './backup/progress.js';
+export type { BackupTimeline, BarrierSpan, CopySpan } from './backup/timeline.js';
 export { CopyPool, type JobPool } from './backup/pool.js';
 export { BackupImage, type CatalogEntry } from './backup/image/image.js';
 export { openImage, type OpenImageOptions } from './backup/image/open.js';

@@ -28,6 +28,7 @@ import {
   type StrategyResult,
   type StrategyRun,
 } from './strategies.js';
+import { TimelineRecorder, type BackupTimeline } from './timeline.js';
 
 export interface BackupOptions {
   /** The servers whose devices are copied, as of one cut. Their IDs name the devices in the image. */
@@ -59,6 +60,8 @@ export interface BackupOptions {
   signal?: AbortSignal;
   /** Called about ten times a second, and once at the end. */
   onProgress?: ProgressListener;
+  /** Note what happens when, for {@link BackupResult.timeline}. Default false. */
+  timeline?: boolean;
   clock?: Clock;
 }
 
@@ -75,6 +78,8 @@ export interface BackupResult {
   /** BLAKE3 of the generation's record, in hexadecimal; it authenticates all that the generation holds. */
   fingerprint: string;
   elapsedMs: number;
+  /** What happened when, if that was asked for. */
+  timeline?: BackupTimeline;
   /** What was noticed about the image on the way, for people. */
   warnings: string[];
 }
@@ -163,6 +168,7 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
   const { blockSizeBytes } = plan;
   await using threads = await BorrowedPool.of(options.pool, options.workers);
   using progress = new Progress(options.onProgress);
+  const recorder = options.timeline ? new TimelineRecorder(clock, progress, startedMs) : undefined;
   const writer = image.beginGeneration();
   try {
     const copy: CopyContext = {
@@ -176,7 +182,8 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
       statistics: { storedBytes: 0, zeroBytes: 0, readBytes: 0 },
     };
     const copier = new GenerationCopier(copy);
-    const result = await plan.run({ servers, copier, clock, blockSizeBytes, maxStallMs, signal });
+    const run: StrategyRun = { servers, copier, clock, blockSizeBytes, maxStallMs, signal };
+    const result = await plan.run(recorder?.watch(run) ?? run);
     copy.statistics.readBytes = progress.devices().reduce((sum, device) => sum + device.readBytes, 0);
     throwIfCancelled(signal);
     const generation = await writer.commit({
@@ -204,6 +211,7 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
       cut: result.cut,
       fingerprint: image.generations.at(-1)?.fingerprint ?? '',
       elapsedMs: clock.nowMs() - startedMs,
+      ...(recorder ? { timeline: recorder.timeline } : {}),
       warnings: [...image.warnings],
     };
   } catch (error) {

@@ -40,12 +40,20 @@ export class Progress implements Disposable {
   }
 
   devices(): DeviceProgress[] {
-    return [...this.#counters].map(([id, { words, totalBytes }]) => ({
+    return [...this.#counters.keys()].map((id) => this.device(id));
+  }
+
+  /** All zeros for a device that nothing was to be done with yet. */
+  device(id: string): DeviceProgress {
+    const counters = this.#counters.get(id);
+    if (!counters) return { id, doneBytes: 0, readBytes: 0, totalBytes: 0 };
+    const { words, totalBytes } = counters;
+    return {
       id,
       doneBytes: Number(Atomics.load(words, 0)),
       readBytes: Number(Atomics.load(words, 1)),
       totalBytes,
-    }));
+    };
   }
 
   [Symbol.dispose](): void {

@@ -104,6 +104,7 @@ export const backupRequest = z.object({
   maxStallMs: milliseconds.optional(),
   limitBytesPerSecond: z.number().positive().optional(),
   workers: z.int().min(1).max(1024).optional(),
+  timeline: z.boolean().optional(),
 });
 export type BackupRequestBody = z.infer<typeof backupRequest>;
 
