@@ -54,6 +54,11 @@ export interface BackupOptions {
   limitBytesPerSecond?: number;
   /** Threads that copy. Default: one per processor. */
   workers?: number;
+  /**
+   * Linux: the threads that copy let others go first that want the same processor, so that clients hardly notice.
+   * Default: with `snapshot`, not with the other strategies, where clients wait for the copy.
+   */
+  givesWay?: boolean;
   /** Threads to share with other calls, instead of starting `workers` for this one. */
   pool?: JobPool;
   /** Cancels the backup: barriers come down, nothing is committed, the promise rejects with CANCELLED. */
@@ -166,7 +171,9 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
   const startedAt = new Date().toISOString();
   const { servers, maxStallMs, signal = new AbortController().signal } = options;
   const { blockSizeBytes } = plan;
-  await using threads = await BorrowedPool.of(options.pool, options.workers);
+  await using threads = await BorrowedPool.of(options.pool, options.workers, {
+    givesWay: options.givesWay ?? plan.strategy === 'snapshot',
+  });
   using progress = new Progress(options.onProgress);
   const recorder = options.timeline ? new TimelineRecorder(clock, progress, startedMs) : undefined;
   const writer = image.beginGeneration();

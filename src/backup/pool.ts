@@ -32,8 +32,13 @@ export class CopyPool implements JobPool, AsyncDisposable {
    * its modules can take the whole process with it.
    *
    * @param workers number of threads, at least 1; by default one per processor.
+   * @param options.givesWay Linux: the threads let others go first. Default false.
    */
-  static async start(core: Core, workers: number = availableParallelism()): Promise<CopyPool> {
+  static async start(
+    core: Core,
+    workers: number = availableParallelism(),
+    { givesWay = false }: { givesWay?: boolean } = {},
+  ): Promise<CopyPool> {
     const threads = new Piscina<PoolTask, PoolReply>({
       filename: new URL('./worker.js', import.meta.url).href,
       minThreads: workers,
@@ -43,7 +48,7 @@ export class CopyPool implements JobPool, AsyncDisposable {
     // Each thread takes one of these and keeps it until all have one, so each of them gets its turn.
     const arrived = new Int32Array(new SharedArrayBuffer(4));
     const meet = (): Promise<PoolReply> =>
-      threads.run({ core: core.name, meet: { arrived, expected: workers } });
+      threads.run({ core: core.name, meet: { arrived, expected: workers, givesWay } });
     try {
       await Promise.all(Array.from({ length: workers }, meet));
       return new CopyPool(core, workers, threads);
@@ -83,9 +88,13 @@ export class BorrowedPool implements AsyncDisposable {
     readonly own: CopyPool | undefined,
   ) {}
 
-  static async of(shared: JobPool | undefined, workers?: number): Promise<BorrowedPool> {
+  static async of(
+    shared: JobPool | undefined,
+    workers?: number,
+    options?: { givesWay: boolean },
+  ): Promise<BorrowedPool> {
     if (shared) return new BorrowedPool(shared, undefined);
-    const own = await CopyPool.start(await loadCore(), workers);
+    const own = await CopyPool.start(await loadCore(), workers, options);
     return new BorrowedPool(own, own);
   }
 

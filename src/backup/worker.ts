@@ -1,3 +1,4 @@
+import { setPriority } from 'node:os';
 import { loadCore } from '../core/load.js';
 import type { CopyJob, CopyResult, Core, CoreName, JobEnd, RestoreJob } from '../core/core.js';
 import { errorToMessage, type ErrorMessage } from '../runtime/error-message.js';
@@ -11,7 +12,15 @@ export interface Meeting {
   /** One word: how many have arrived. */
   arrived: Int32Array<SharedArrayBuffer>;
   expected: number;
+  /** Whether these threads let others go first. */
+  givesWay: boolean;
 }
+
+/**
+ * A thread of this priority gets a tenth of what another one gets that wants the same processor (sched(7)). Lower ones get
+ * next to nothing on a busy machine: the copy would never end, and keep its pre-images for as long.
+ */
+const GIVES_WAY = 10;
 
 /** What runs on the pool's threads: one job of the core, start to end. */
 export default async function runTask(task: PoolTask): Promise<PoolReply> {
@@ -31,7 +40,9 @@ function runJob(core: Core, task: PoolTask): PoolReply {
   return { met: true };
 }
 
-function meet({ arrived, expected }: Meeting): void {
+function meet({ arrived, expected, givesWay }: Meeting): void {
+  // On Linux this is the priority of the calling thread alone; elsewhere it would be that of the process.
+  if (givesWay && process.platform === 'linux') setPriority(GIVES_WAY);
   Atomics.add(arrived, 0, 1);
   Atomics.notify(arrived, 0);
   for (let count = Atomics.load(arrived, 0); count < expected; count = Atomics.load(arrived, 0)) {

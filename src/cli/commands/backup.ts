@@ -116,7 +116,8 @@ async function copy(flags: Flags, { output, signal }: CommandContext): Promise<B
     return await backupProcess(client, served);
   }
   await using cluster = await openCluster({ servers: devicesOf(flags) });
-  return await backup({ ...options, servers: cluster.servers, to: flags.to });
+  // Nobody else uses these devices.
+  return await backup({ ...options, servers: cluster.servers, to: flags.to, givesWay: false });
 }
 
 function devicesOf({ device }: Flags): ClusterInput['servers'] {
