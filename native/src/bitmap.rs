@@ -1,6 +1,7 @@
 //! One bit per block in words that all threads share; the layout is that of `src/core/bitmap.ts`.
 
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use crate::sync::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 
 #[derive(Clone, Copy)]
 pub struct SharedBitmap<'a> {

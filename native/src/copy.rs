@@ -16,10 +16,10 @@ use crate::hash::Algorithm;
 use crate::job::{Cancel, JobEnd, Progress, Records, state};
 use crate::segment::{Segment, Sink};
 use crate::source::{Fetched, Source, Supply, check_size};
+use crate::sync::{AtomicI32, fence};
 use crate::zero::is_zero;
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::atomic::{AtomicI32, fence};
 
 /// Blocks that are dealt with between two looks at `cancel`, however little work they are.
 const BLOCKS_PER_STEP: usize = 1 << 14;

@@ -25,6 +25,7 @@ mod restore;
 mod segment;
 mod source;
 mod space;
+mod sync;
 mod zero;
 
 use crate::arguments::{CopyArguments, RestoreArguments, file, range};

@@ -1,0 +1,25 @@
+//! The copy loop of `native/`, the very files, on top of loom: shared words are loom's, and the device is made of them.
+
+#[path = "../../../native/src/bitmap.rs"]
+pub mod bitmap;
+#[path = "../../../native/src/blocks.rs"]
+pub mod blocks;
+#[path = "../../../native/src/buffer.rs"]
+pub mod buffer;
+#[path = "../../../native/src/copy.rs"]
+pub mod copy;
+#[path = "../../../native/src/error.rs"]
+pub mod error;
+pub mod extents;
+pub mod file;
+#[path = "../../../native/src/hash.rs"]
+pub mod hash;
+#[path = "../../../native/src/job.rs"]
+pub mod job;
+#[path = "../../../native/src/segment.rs"]
+pub mod segment;
+#[path = "../../../native/src/source.rs"]
+pub mod source;
+pub mod sync;
+#[path = "../../../native/src/zero.rs"]
+pub mod zero;
