@@ -1,7 +1,10 @@
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Forecast } from '#src/simulation/planning/plan';
 import { document, expectDone, expectFailure } from '../cli/expectations.js';
 import { runCli } from '../support/cli.js';
+import { temporaryDirectory } from '../support/directory.js';
 
 /** What takes time takes exactly as long as asked for, and nothing but what the test adds does. */
 const exact = ['--tail', '1', '--message-cost', '0', '--load', '0', '--runs', '2'];
@@ -17,6 +20,25 @@ async function planOne(...args: string[]): Promise<Forecast> {
   expect(others).toEqual([]);
   expect(forecast).toBeDefined();
   return forecast as Forecast;
+}
+
+/** One XML element, whole: each tag is closed in its turn, and nothing stands bare that has to be escaped. */
+function expectWellFormed(xml: string): void {
+  const token =
+    /<(?<end>\/?)(?<name>[\w:]+)(?:\s+[\w:-]+="[^"<]*")*\s*(?<empty>\/?)>|[^<>&]+|&(?:amp|lt|gt|quot|apos|#\d+);|<!\[CDATA\[[^\]]*\]\]>/y;
+  const open: string[] = [];
+  let roots = 0;
+  while (token.lastIndex < xml.length) {
+    const from = token.lastIndex;
+    const groups = token.exec(xml)?.groups;
+    expect(groups, xml.slice(from, from + 80)).toBeDefined();
+    const { end, name, empty } = groups ?? {};
+    if (name === undefined) continue;
+    if (end) expect(open.pop()).toBe(name);
+    else if (open.length === 0) roots++;
+    if (!end && !empty) open.push(name);
+  }
+  expect([open, roots]).toEqual([[], 1]);
 }
 
 describe('without variance and without load, times are what arithmetic says', () => {
@@ -148,6 +170,29 @@ describe('the command', () => {
       'snapshot 20',
     ]);
     expect(await plan('--servers', '20', '--load', '1000')).toEqual([among[3]]);
+  });
+
+  test('draws a panel for each strategy, with a line for each percentile', async () => {
+    await using directory = temporaryDirectory();
+    const file = join(directory.path, 'stalls.svg');
+    const drawn = await runCli([...args, '--seed', '7', '--svg', file]);
+    expectDone(drawn);
+    expect(drawn).toEqual(await runCli([...args, '--seed', '7']));
+    const svg = await readFile(file, 'utf8');
+    expectWellFormed(svg);
+    for (const text of ['snapshot', 'rolling', 'p50', 'p99.9', 'max', 'servers'])
+      expect(svg).toContain(`>${text}<`);
+    const colours = [...svg.matchAll(/stroke="(#\w{6})"/g)].map(([, colour]) => colour);
+    expect(colours).toEqual(expect.arrayContaining(['#9ecae1', '#6baed6', '#3182bd', '#08519c', '#d94801']));
+  });
+
+  test('tells the numbers even where the picture cannot be written', async () => {
+    const result = await runCli(['simulate', '--servers', '3', '--json', '--svg', '/nonexistent/a.svg']);
+    expectFailure(result, 'TARGET_WRITE_FAILED');
+    expect(document(result)).toMatchObject({
+      forecasts: [{ servers: 3 }],
+      error: { code: 'TARGET_WRITE_FAILED' },
+    });
   });
 
   test.each([

@@ -1,11 +1,13 @@
+import { writeFile } from 'node:fs/promises';
 import { Option, type Command } from 'commander';
 import type { Strategy } from '../../backup/image/record.js';
-import { CofferdamError } from '../../runtime/errors.js';
+import { CofferdamError, messageOf } from '../../runtime/errors.js';
 import { freshSeed } from '../../runtime/random.js';
 import { formatDuration, GiB, KiB } from '../../runtime/sizes.js';
 import type { Assumptions } from '../../simulation/planning/assumptions.js';
 import { plan, type Forecast } from '../../simulation/planning/plan.js';
 import type { Quantiles } from '../../simulation/planning/quantiles.js';
+import { drawStalls } from '../../simulation/planning/stall-chart.js';
 import { duration, size, wholeNumber } from '../arguments.js';
 import type { CommandContext } from '../command.js';
 import { columns } from '../table.js';
@@ -23,6 +25,7 @@ export interface PlanFlags {
   copyRate: number;
   maxStall?: number;
   runs?: number;
+  svg?: string;
   seed?: number;
 }
 
@@ -64,7 +67,8 @@ export function addPlanOptions(command: Command): Command {
       '--runs <n>',
       'simulated backups of each kind (default: up to 10, fewer of many servers)',
       wholeNumber('--runs', 1),
-    );
+    )
+    .option('--svg <file>', 'draw how long writes wait against the number of servers');
 }
 
 export async function runPlan(flags: PlanFlags, { output, signal }: CommandContext): Promise<void> {
@@ -78,7 +82,21 @@ export async function runPlan(flags: PlanFlags, { output, signal }: CommandConte
     seed,
     signal,
   });
-  output.result({ seed, assumptions, forecasts }, `${describe(forecasts)}\n\nseed ${seed}`);
+  const failure = flags.svg === undefined ? undefined : await draw(forecasts, flags.svg);
+  output.result({ seed, assumptions, forecasts }, `${describe(forecasts)}\n\nseed ${seed}`, failure);
+}
+
+/** What kept the picture from being written, if anything did: the numbers are worth telling all the same. */
+async function draw(forecasts: readonly Forecast[], path: string): Promise<CofferdamError | undefined> {
+  const svg = await drawStalls(forecasts);
+  try {
+    await writeFile(path, svg);
+    return undefined;
+  } catch (cause) {
+    return new CofferdamError('TARGET_WRITE_FAILED', `${path} cannot be written: ${messageOf(cause)}`, {
+      cause,
+    });
+  }
 }
 
 function assumptionsOf(flags: PlanFlags): Assumptions {
