@@ -28,7 +28,7 @@ export class VirtualTime implements Clock {
     invariant(delayMs >= 0, `a timer of ${delayMs} ms`);
     const event: Event = { atMs: this.#nowMs + delayMs, order: 0, action };
     this.#queue.push(event);
-    return { [Symbol.dispose]: () => void (event.action = undefined) };
+    return { [Symbol.dispose]: () => this.#queue.drop(event) };
   }
 
   /**
@@ -51,12 +51,14 @@ export class VirtualTime implements Clock {
           'SIMULATION_FAILED',
           `nothing is left to happen at ${this.#nowMs} ms, yet not all has ended`,
         );
-      if (!event.action) continue;
       if (this.#events >= stopAt)
         throw new CofferdamError('SIMULATION_FAILED', `${limitEvents} events, and no end`);
       this.#nowMs = event.atMs;
       this.#events++;
-      event.action();
+      const { action } = event;
+      // It has happened: to dispose of it is too late.
+      event.action = undefined;
+      action?.();
     }
   }
 }
@@ -93,13 +95,33 @@ interface Event {
   action: (() => void) | undefined;
 }
 
+/** Dropped events are cleared away when there are more than this many, and more of them than of the others. */
+const KEPT_DROPPED = 1000;
+
 /** A binary heap of events, the earliest on top. */
 class EventQueue {
-  readonly #heap: Event[] = [];
+  #heap: Event[] = [];
   #pushed = 0;
+  /** How many in the heap were dropped. */
+  #dropped = 0;
 
   push(event: Event): void {
     event.order = this.#pushed++;
+    this.#sift(event);
+  }
+
+  /** Leases are renewed over and over: what is dropped must not stay until its time would have come. */
+  drop(event: Event): void {
+    if (!event.action) return;
+    event.action = undefined;
+    if (++this.#dropped <= Math.max(KEPT_DROPPED, this.#heap.length / 2)) return;
+    const kept = this.#heap.filter(({ action }) => action);
+    this.#heap = [];
+    this.#dropped = 0;
+    for (const one of kept) this.#sift(one);
+  }
+
+  #sift(event: Event): void {
     let at = this.#heap.push(event) - 1;
     while (at > 0) {
       const parent = (at - 1) >> 1;
@@ -109,7 +131,16 @@ class EventQueue {
     }
   }
 
+  /** The earliest event that was not dropped. */
   pop(): Event | undefined {
+    for (;;) {
+      const event = this.#popAny();
+      if (!event || event.action) return event;
+      this.#dropped--;
+    }
+  }
+
+  #popAny(): Event | undefined {
     const top = this.#heap[0];
     const last = this.#heap.pop();
     if (last === undefined || top === undefined || last === top) return top;
