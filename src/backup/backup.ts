@@ -171,9 +171,8 @@ async function backupInto(image: BackupImage, options: BackupOptions, plan: Plan
   const startedAt = new Date().toISOString();
   const { servers, maxStallMs, signal = new AbortController().signal } = options;
   const { blockSizeBytes } = plan;
-  await using threads = await BorrowedPool.of(options.pool, options.workers, {
-    givesWay: options.givesWay ?? plan.strategy === 'snapshot',
-  });
+  const { givesWay = plan.strategy === 'snapshot' } = options;
+  await using threads = await BorrowedPool.of(options.pool, options.workers, { givesWay });
   using progress = new Progress(options.onProgress);
   const recorder = options.timeline ? new TimelineRecorder(clock, progress, startedMs) : undefined;
   const writer = image.beginGeneration();
