@@ -1,10 +1,8 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { once } from 'node:events';
-import { rm, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
-import { fileURLToPath } from 'node:url';
+import { writeFile } from 'node:fs/promises';
 import { findTool } from '#src/cli/demo/tool';
 import type { TemporaryDirectory } from '../test/support/directory.js';
+import { program } from './effort.js';
+import { startServing } from './serving-program.js';
 
 /** A program that serves a disk image over NBD. */
 export interface NbdServerProgram {
@@ -16,8 +14,6 @@ export interface NbdServerProgram {
 export interface RunningNbdServer extends AsyncDisposable {
   uri: string;
 }
-
-const program = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
 
 const ours: NbdServerProgram = {
   name: 'cofferdam serve',
@@ -76,31 +72,9 @@ async function start(
   socket: string,
   exportName: string,
 ): Promise<RunningNbdServer> {
-  // Some leave it behind when they end.
-  await rm(socket, { force: true });
-  const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'inherit'] });
-  const ended = once(child, 'exit');
-  await accepts(socket, child);
+  const running = await startServing(command, args, socket);
   return {
     uri: `nbd+unix:///${exportName}?socket=${socket}`,
-    async [Symbol.asyncDispose]() {
-      child.kill('SIGTERM');
-      await ended;
-    },
+    [Symbol.asyncDispose]: () => running[Symbol.asyncDispose](),
   };
-}
-
-/** Waits until the program accepts connections. */
-async function accepts(path: string, child: ChildProcess): Promise<void> {
-  for (;;) {
-    if (child.exitCode !== null) throw new Error(`${child.spawnfile} ended with ${child.exitCode}`);
-    const socket = connect(path);
-    const isConnected = await new Promise<boolean>((resolve) => {
-      socket.on('connect', () => resolve(true));
-      socket.on('error', () => resolve(false));
-    });
-    socket.destroy();
-    if (isConnected) return;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
 }

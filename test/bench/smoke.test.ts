@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { MiB } from '#src/runtime/sizes';
 import { randomBytes } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';
+import { needs } from '../support/needs.js';
 import { runProcess, type ProcessResult } from '../support/process.js';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
@@ -57,7 +58,7 @@ function hasResult({ columns }: z.infer<typeof table>): (row: readonly z.infer<t
     row.some((value, i) => results.has(i) && (Number(value) > 0 || ratio.safeParse(value).success));
 }
 
-test('every suite runs and reports measurements', async () => {
+needs('fio')('every suite runs and reports measurements', async () => {
   const { exitCode, stdout, stderr } = await runBench('--smoke', '--json');
   expect(exitCode, stderr).toBe(0);
   const { suites } = output.parse(JSON.parse(stdout));
@@ -70,7 +71,7 @@ test('every suite runs and reports measurements', async () => {
   }
 });
 
-test('a given image is measured with and left as it was', async () => {
+needs('fio', 'qemu-storage-daemon')('a given image is measured with and left as it was', async () => {
   await using directory = temporaryDirectory();
   const image = directory.file('given.img');
   const bytes = randomBytes(MiB, 1);
@@ -79,6 +80,7 @@ test('a given image is measured with and left as it was', async () => {
   expect(exitCode, stderr).toBe(0);
   const { suites } = output.parse(JSON.parse(stdout));
   expect(suites.map(({ name, tables }) => [name, ...tables.map(({ title }) => title)])).toEqual([
+    ['stall', 'Writes to copies of given.img', 'cofferdam / qemu-storage-daemon, copies of given.img'],
     ['copy', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
     ['restore', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
     [
