@@ -1,10 +1,12 @@
 import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { backup, type BackupResult } from '../../backup/backup.js';
+import type { BackupTimeline } from '../../backup/timeline.js';
 import { checkBlockSize } from '../../backup/image/record.js';
 import type { HashAlgorithm } from '../../core/core.js';
 import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes.js';
-import { CofferdamError } from '../../runtime/errors.js';
+import { backupPage } from '../../plot/backup-page.js';
+import { CofferdamError, invariant } from '../../runtime/errors.js';
 import { openCluster } from '../../servers/cluster.js';
 import { readClusterFile, type ClusterInput } from '../../servers/cluster-config.js';
 import { parseControlAddress } from '../../servers/control-address.js';
@@ -13,6 +15,7 @@ import { backupCluster, backupProcess } from '../../service/remote-backup.js';
 import { duration, given, namedPath, paths, size, wholeNumber, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
+import { ReportFile } from '../report-file.js';
 import { addStrategyOptions, checkStrategy, type StrategyFlags } from '../strategy-options.js';
 import { facts } from '../table.js';
 import { consistencyInWords, count } from '../wording.js';
@@ -28,6 +31,7 @@ interface Flags extends StrategyFlags {
   limit?: number;
   workers?: number;
   init?: boolean;
+  report?: string;
 }
 
 const help: CommandHelp = {
@@ -43,6 +47,9 @@ cofferdam backup --to nightly.cofferdam --device db=/srv/db.img log=/srv/log.img
 --cluster and --control back up a cluster that \`cofferdam serve\` is serving, while its clients go on.
 Where one process serves it, the backup runs in that process; --to is a path on its machine.
 With --control http://..., COFFERDAM_TOKEN in the environment is the token.
+
+--report shows what happened when: each server's barriers, the writes that waited for them, and the
+progress of the copies, in a page that needs nothing but a browser.
 
 With --device the devices are opened for reading only, behind a barrier of this process. A program
 that writes to the same file on its own passes that barrier by: stop it first.`,
@@ -85,14 +92,39 @@ export function addBackup(program: Command, context: CommandContext): void {
     .option('--limit <rate>', 'read no more than this per second, for example 200MiB/s', size('--limit'))
     .option('--workers <n>', 'threads that copy (default: one per processor)', wholeNumber('--workers', 1))
     .option('--init', 'make an image on a block device that holds nothing yet')
+    .option('--report <file>', 'write an HTML page about the backup, with a picture of it')
     .action((flags: Flags) => run(flags, context));
 }
 
 async function run(flags: Flags, context: CommandContext): Promise<void> {
   checkStrategy(flags);
-  const { warnings, ...result } = await copy(flags, context);
+  await using report = flags.report === undefined ? undefined : await ReportFile.at(flags.report);
+  const { warnings, timeline, ...result } = await copy(flags, context);
   context.output.warn(warnings);
-  context.output.result({ image: flags.to, ...result }, describe(flags.to, result));
+  const about = factsOf(result);
+  const failure = report && (await write(report, await pageOf(flags.to, about, result, timeline)));
+  context.output.result({ image: flags.to, ...result }, describe(flags.to, result, about), failure);
+}
+
+function pageOf(
+  image: string,
+  about: Facts,
+  result: Result,
+  timeline: BackupTimeline | undefined,
+): Promise<string> {
+  invariant(timeline !== undefined, 'the backup was asked for its timeline');
+  return backupPage(image, about, { ...result, timeline });
+}
+
+/** What kept the report from being written, if anything did: the backup is made all the same. */
+async function write(report: ReportFile, page: string): Promise<CofferdamError | undefined> {
+  try {
+    await report.publish(page);
+    return undefined;
+  } catch (error) {
+    if (error instanceof CofferdamError) return error;
+    throw error;
+  }
 }
 
 async function copy(flags: Flags, { output, signal }: CommandContext): Promise<BackupResult> {
@@ -103,6 +135,7 @@ async function copy(flags: Flags, { output, signal }: CommandContext): Promise<B
     closingCut: flags.closingCut,
     blockSizeBytes: flags.blockSize,
     hash: flags.hash,
+    timeline: flags.report !== undefined,
     signal,
     ...given({ maxStallMs: flags.maxStall, limitBytesPerSecond: flags.limit, workers: flags.workers }),
     ...bars.options,
@@ -130,21 +163,27 @@ function devicesOf({ device }: Flags): ClusterInput['servers'] {
   return device.map(({ id, path }) => ({ id, device: { kind: 'file', path, readOnly: true } }));
 }
 
-function describe(image: string, result: Omit<BackupResult, 'warnings'>): string {
-  const { statistics, cut, elapsedMs } = result;
+/** What is told to people. */
+type Result = Omit<BackupResult, 'warnings' | 'timeline'>;
+
+type Facts = readonly (readonly [name: string, value: string])[];
+
+function describe(image: string, result: Result, about: Facts): string {
   const sizeBytes = result.devices.reduce((sum, device) => sum + device.sizeBytes, 0);
-  const rate = (statistics.readBytes / Math.max(1, elapsedMs)) * 1000;
   return [
     `Generation ${result.generation} of ${image}: ${count(result.devices.length, 'device')}, ${formatBytes(sizeBytes)}`,
-    facts([
-      ['result', consistencyInWords(result.consistency, result.devices.length)],
-      [
-        'copied',
-        `${formatBytes(statistics.readBytes)} read, ${formatBytes(statistics.storedBytes)} stored, the rest is zeros`,
-      ],
-      ['took', `${formatDuration(elapsedMs)} (${formatBytes(rate)}/s)`],
-      ['stall', `${formatDuration(cut.group.stallMs)}, the longest that a write could have waited`],
-      ['fingerprint', result.fingerprint],
-    ]),
+    facts(about),
   ].join('\n');
+}
+
+function factsOf({ consistency, devices, statistics, elapsedMs, cut, fingerprint }: Result): Facts {
+  const { readBytes, storedBytes } = statistics;
+  const rate = (readBytes / Math.max(1, elapsedMs)) * 1000;
+  return [
+    ['result', consistencyInWords(consistency, devices.length)],
+    ['copied', `${formatBytes(readBytes)} read, ${formatBytes(storedBytes)} stored, the rest is zeros`],
+    ['took', `${formatDuration(elapsedMs)} (${formatBytes(rate)}/s)`],
+    ['stall', `${formatDuration(cut.group.stallMs)}, the longest that a write could have waited`],
+    ['fingerprint', fingerprint],
+  ];
 }

@@ -1,5 +1,6 @@
 import type { EChartsOption, LineSeriesOption, XAXisComponentOption, YAXisComponentOption } from 'echarts';
 import type { Strategy } from '../../backup/image/record.js';
+import { draw } from '../../plot/draw.js';
 import type { Forecast } from './plan.js';
 
 const PANEL = { widthPx: 340, heightPx: 300, leftPx: 80, topPx: 70, gapPx: 40, bottomPx: 60 };
@@ -20,32 +21,15 @@ const LINES = [
  * @returns an SVG document.
  */
 export async function drawStalls(forecasts: readonly Forecast[]): Promise<string> {
-  // It takes a while to load, and most commands draw nothing.
-  const { init, use } = await import('echarts/core');
-  const [{ LineChart }, components, { SVGRenderer }] = await Promise.all([
-    import('echarts/charts'),
-    import('echarts/components'),
-    import('echarts/renderers'),
-  ]);
-  const { GridComponent, LegendComponent, TitleComponent } = components;
-  use([LineChart, GridComponent, LegendComponent, TitleComponent, SVGRenderer]);
   const strategies = [...new Set(forecasts.map(({ strategy }) => strategy))];
   const panels = strategies.map((strategy) => ({
     strategy,
     forecasts: forecasts.filter((forecast) => forecast.strategy === strategy),
   }));
-  const chart = init(null, null, {
-    renderer: 'svg',
-    ssr: true,
+  return draw(describe(panels), {
     width: PANEL.leftPx + panels.length * (PANEL.widthPx + PANEL.gapPx),
     height: PANEL.topPx + PANEL.heightPx + PANEL.bottomPx,
   });
-  try {
-    chart.setOption(describe(panels));
-    return chart.renderToSVGString();
-  } finally {
-    chart.dispose();
-  }
 }
 
 interface Panel {
@@ -57,9 +41,6 @@ function describe(panels: readonly Panel[]): EChartsOption {
   const all = panels.flatMap(({ forecasts }) => forecasts);
   const left = (index: number): number => PANEL.leftPx + index * (PANEL.widthPx + PANEL.gapPx);
   return {
-    animation: false,
-    backgroundColor: '#ffffff',
-    textStyle: { fontFamily: 'sans-serif' },
     legend: { data: LINES.map(({ name }) => name), top: 8, left: PANEL.leftPx, selectedMode: false },
     title: panels.map(({ strategy }, index) => ({
       text: strategy,
