@@ -33,7 +33,8 @@ export async function timelineFigure(
 }
 
 const explanation =
-  'What happened when: of each server, its write barriers above and how far its device was copied below';
+  'What happened when: of each server, its write barriers above and how far its device was copied below. ' +
+  'Before them threads are started; after them all is made durable.';
 
 /** What is worth knowing of the servers: of those that the picture shows. */
 function servers({ devices, timeline }: TimedResult): Html {

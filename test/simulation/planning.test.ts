@@ -5,6 +5,7 @@ import type { Forecast } from '#src/simulation/planning/plan';
 import { document, expectDone, expectFailure } from '../cli/expectations.js';
 import { runCli } from '../support/cli.js';
 import { temporaryDirectory } from '../support/directory.js';
+import { expectWellFormed } from '../support/markup.js';
 
 /** What takes time takes exactly as long as asked for, and nothing but what the test adds does. */
 const exact = ['--tail', '1', '--message-cost', '0', '--load', '0', '--runs', '2'];
@@ -20,25 +21,6 @@ async function planOne(...args: string[]): Promise<Forecast> {
   expect(others).toEqual([]);
   expect(forecast).toBeDefined();
   return forecast as Forecast;
-}
-
-/** One XML element, whole: each tag is closed in its turn, and nothing stands bare that has to be escaped. */
-function expectWellFormed(xml: string): void {
-  const token =
-    /<(?<end>\/?)(?<name>[\w:]+)(?:\s+[\w:-]+="[^"<]*")*\s*(?<empty>\/?)>|[^<>&]+|&(?:amp|lt|gt|quot|apos|#\d+);|<!\[CDATA\[[^\]]*\]\]>/y;
-  const open: string[] = [];
-  let roots = 0;
-  while (token.lastIndex < xml.length) {
-    const from = token.lastIndex;
-    const groups = token.exec(xml)?.groups;
-    expect(groups, xml.slice(from, from + 80)).toBeDefined();
-    const { end, name, empty } = groups ?? {};
-    if (name === undefined) continue;
-    if (end) expect(open.pop()).toBe(name);
-    else if (open.length === 0) roots++;
-    if (!end && !empty) open.push(name);
-  }
-  expect([open, roots]).toEqual([[], 1]);
 }
 
 describe('without variance and without load, times are what arithmetic says', () => {

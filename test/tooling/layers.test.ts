@@ -17,6 +17,8 @@ const layers = [
   'backup',
   'service',
   'witness',
+  'plot',
+  'simulation',
   'cli',
   'index',
   'vitest',
