@@ -38,7 +38,7 @@ function comparisonTable(
   const columns: Column[] = [
     ...names.map((name): Column => ({ name, unit: 'text' })),
     { name: `${what}, median`, unit: 'ms' },
-    { name: `image per ${what}`, unit: 'bytes/s' },
+    { name: `bytes per ${what}`, unit: 'bytes/s' },
     ...own.map((name): Column => ({ name: `${name} / this`, unit: 'ratio' })),
   ];
   const rows = races.flatMap(({ labels, results }) =>

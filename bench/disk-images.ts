@@ -20,10 +20,10 @@ export async function diskImages(
   { images, smoke }: SuiteContext,
 ): Promise<DiskImage[]> {
   if (images.length > 0) return Promise.all(images.map(describe));
-  if (smoke) return [await make(directory, 'half zeros', MiB)];
+  if (smoke) return [await makeDiskImage(directory, 'half zeros', MiB)];
   const made = [
-    await make(directory, 'random', 256 * MiB),
-    await make(directory, 'half zeros', 256 * MiB),
+    await makeDiskImage(directory, 'random', 256 * MiB),
+    await makeDiskImage(directory, 'half zeros', 256 * MiB),
     await makeFileSystem(directory.file('ext4.img')),
   ];
   return made.filter((image) => image !== undefined);
@@ -35,7 +35,11 @@ async function describe(path: string): Promise<DiskImage> {
   return { title: `${basename(path)}, ${formatBytes(sizeBytes)}`, path, sizeBytes };
 }
 
-async function make(directory: TemporaryDirectory, filling: Filling, sizeBytes: number): Promise<DiskImage> {
+export async function makeDiskImage(
+  directory: TemporaryDirectory,
+  filling: Filling,
+  sizeBytes: number,
+): Promise<DiskImage> {
   const path = directory.file(`${filling}.img`);
   await makeImage(path, sizeBytes, filling);
   return { title: `${filling}, ${formatBytes(sizeBytes)}`, path, sizeBytes };

@@ -34,9 +34,11 @@ export async function effortOfCommand(script: string, args: readonly string[] = 
     env: { ...process.env, TIMEFORMAT: '%3R %3U %3S', LC_ALL: 'C' },
     maxBuffer: 2 ** 24,
   });
-  const [real, user, system] = stderr.trimEnd().split('\n').at(-1)?.split(' ').map(Number) ?? [];
+  // Commands may have said something before, not always with a line break at its end.
+  const [, ...seconds] = /([\d.]+) ([\d.]+) ([\d.]+)\n$/.exec(stderr) ?? [];
+  const [real, user, system] = seconds.map(Number);
   if (real === undefined || user === undefined || system === undefined) throw new Error(stderr);
   // Less than what it resolves is not nothing.
-  const atLeast = (seconds: number): number => Math.max(seconds * 1000, 0.5);
-  return { elapsedMs: atLeast(real), processorMs: atLeast(user + system) };
+  const milliseconds = (value: number): number => Math.max(value * 1000, 0.5);
+  return { elapsedMs: milliseconds(real), processorMs: milliseconds(user + system) };
 }

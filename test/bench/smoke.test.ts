@@ -71,7 +71,11 @@ needs('fio')('every suite runs and reports measurements', async () => {
   }
 });
 
-needs('fio', 'qemu-storage-daemon')('a given image is measured with and left as it was', async () => {
+needs(
+  'fio',
+  'qemu-storage-daemon',
+  'xxhsum',
+)('a given image is measured with and left as it was', async () => {
   await using directory = temporaryDirectory();
   const image = directory.file('given.img');
   const bytes = randomBytes(MiB, 1);
