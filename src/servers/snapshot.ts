@@ -88,7 +88,9 @@ export class Snapshot implements CutSource {
 
   markCopied(firstBlock: number, blockCount: number): void {
     this.copied.addRange(firstBlock, firstBlock + blockCount);
-    for (let block = firstBlock; block < firstBlock + blockCount; block++) this.#preImages.free(block);
+    for (let block = firstBlock; block < firstBlock + blockCount; block++) {
+      if (this.preserved.has(block)) this.#preImages.free(block);
+    }
   }
 
   break(reason: string): void {

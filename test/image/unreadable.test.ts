@@ -34,6 +34,19 @@ test.for([
   expect((await backup({ servers: [server], to: again, workers: 1 })).generation).toBe(4);
 });
 
+test('a medium that cannot be read is not taken for one that holds no image', async () => {
+  const core = await loadCore();
+  const medium = new FaultyDevice(new MemoryDevice(MiB), { clock: new ManualClock() });
+  await BackupImage.initialise(new DeviceStore(medium), core);
+  // The second slot of an image without generations is blank.
+  medium.inject({ operation: 'read', nth: 1, fault: { error: 'DEVICE_IO' } });
+  await expect(BackupImage.open(new DeviceStore(medium), core)).rejects.toMatchObject({
+    code: 'DEVICE_IO',
+    message: expect.stringContaining('cannot be told'),
+  });
+  expect((await BackupImage.open(new DeviceStore(medium), core)).generations).toEqual([]);
+});
+
 test('an image is not closed under a generation that is being written', async () => {
   const image = await BackupImage.initialise(new DeviceStore(new MemoryDevice(MiB)), await loadCore());
   const writer = image.beginGeneration();

@@ -385,6 +385,7 @@ function copyContext(copies: readonly Uint8Array[]): CopyContext {
           if (state === BlockState.Zero) copyOf(deviceId).fill(0, block * BLOCK, (block + 1) * BLOCK);
         }
       },
+      putZeros: async () => void copyOf(deviceId).fill(0),
       seal: async () => null,
     }),
   };

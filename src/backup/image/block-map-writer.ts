@@ -77,6 +77,12 @@ export class BlockMapWriter {
     await this.#add(0, leafIndex, await this.#write(leaf, base));
   }
 
+  /** As {@link put}, for a leaf all of whose blocks are zero. */
+  async putZeros(leafIndex: number): Promise<void> {
+    invariant(leafIndex >= 0 && leafIndex < leafCount(this.#shape), `leaf ${leafIndex} is in the device`);
+    await this.#add(0, leafIndex, undefined);
+  }
+
   /**
    * Writes what is left of the map and says where its root is; null when the whole device is zeros. All puts must
    * have ended.

@@ -128,6 +128,12 @@ function rank(store: ImageStore, slots: readonly Slot[], sizeBytes: number): Sup
 
 function noSuperblock(store: ImageStore, slots: readonly Slot[], sizeBytes: number): CofferdamError {
   const details = { device: store.name, offsetBytes: 0, lengthBytes: Math.min(sizeBytes, DATA_START) };
+  for (const slot of slots) {
+    if (slot.kind !== 'damaged' || !slot.isUnreadable) continue;
+    // It may well be an image; the medium keeps it to itself.
+    const message = `${store.name}: whether it is a backup image cannot be told: a superblock slot: ${slot.reason}`;
+    throw new CofferdamError('DEVICE_IO', message, details);
+  }
   if (!slots.some((slot) => slot.kind === 'damaged' && slot.hasMagic)) {
     return new CofferdamError('NOT_AN_IMAGE', `${store.name} is not a cofferdam backup image`, details);
   }
