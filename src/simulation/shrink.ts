@@ -23,6 +23,7 @@ const simplifications: readonly Simplification[] = [
   (config) => ({ ...config, coordinators: 1 }),
   (config) => ({ ...config, cancelShare: 0 }),
   (config) => ({ ...config, drift: 0 }),
+  (config) => ({ ...config, limitBytesPerSecond: 0 }),
   (config) => ({ ...config, serverDisk: { ...config.serverDisk, errorShare: 0 } }),
   (config) => ({ ...config, imageDisk: { ...config.imageDisk, errorShare: 0 } }),
   ...(['snapshot', 'hold', 'rolling'] as const).map(

@@ -130,6 +130,7 @@ export class Coordinator {
       to: image,
       strategy,
       blockSizeBytes: config.blockSizeBytes,
+      ...(config.limitBytesPerSecond > 0 ? { limitBytesPerSecond: config.limitBytesPerSecond } : {}),
       maxStallMs: isPatient ? PATIENT_STALL_MS : config.maxStallMs,
       pool: this.#pool,
       clock: this.machine.clock,
@@ -139,7 +140,7 @@ export class Coordinator {
 
   /** The image, as the machine finds it after whatever has happened. */
   async #open(run: Run): Promise<BackupImage> {
-    const store = new DeviceStore(run.attach(this.disk.cache));
+    const store = new DeviceStore(this.disk.attachTo(run));
     const image = await this.#openOrInitialise(store);
     if (!run.isOver) await this.#shelf.found(image);
     return image;

@@ -14,7 +14,7 @@ interface Lease {
 /**
  * Watches cuts where they reach their servers. Checked here:
  *
- * 1. Every barrier is down when its lease has run out.
+ * 1. Every barrier is down when its lease has run out, and what it parked has gone on.
  * 2. In one run of a server an epoch is confirmed to one coordinator only, and vouched for only to that one.
  */
 export class CutWatch {
@@ -73,13 +73,13 @@ export class CutWatch {
   }
 
   async #checkLease(server: StorageServer, name: string, lease: Lease): Promise<void> {
-    const { barrierUp, epoch } = await server.status();
+    const { barrierUp, epoch, parked } = await server.status();
     // A later cut or renewal has a lease of its own.
-    if (!barrierUp || this.#leases.get(name) !== lease) return;
-    this.#world.violated(
-      'lease',
-      `${name}: the barrier of epoch ${epoch} is up after its lease of ${lease.leaseMs} ms`,
-    );
+    const isStillUp = barrierUp && this.#leases.get(name) === lease;
+    const isStranded = !barrierUp && parked > 0;
+    if (!isStillUp && !isStranded) return;
+    const what = isStillUp ? `the barrier of epoch ${epoch} is up` : `${parked} writes are parked`;
+    this.#world.violated('lease', `${name}: ${what} after its lease of ${lease.leaseMs} ms`);
   }
 }
 

@@ -1,11 +1,17 @@
+import type { BlockDevice } from '../../devices/block-device.js';
 import { MemoryDevice } from '../../devices/memory.js';
 import { VolatileCacheDevice } from '../../devices/volatile-cache.js';
 import { sleep } from '../../runtime/clock.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import type { Random } from '../../runtime/random.js';
 import { InterceptedDevice } from './intercepted-device.js';
+import type { Run } from './machine.js';
 import type { DiskTerms } from './swarm.js';
 import type { Surroundings } from './surroundings.js';
+
+/** As disks do, this one now and then takes many times as long: then what was sent later overtakes it. */
+const SLOW_SHARE = 0.05;
+const SLOWNESS = 20;
 
 /**
  * A disk: a medium that takes its time, fails now and then and may be stuck for a while, under a volatile cache. It
@@ -30,6 +36,16 @@ export class Disk {
     this.cache = new VolatileCacheDevice(
       new InterceptedDevice(this.medium, (operation, request) => this.#serve(operation, request)),
     );
+  }
+
+  /** The disk as a run of its machine has it. The way there and back takes time too, also to what the cache answers. */
+  attachTo(run: Run): BlockDevice {
+    return new InterceptedDevice(run.attach(this.cache), async (_operation, request) => {
+      await this.#wait();
+      const answer = await request();
+      await this.#wait();
+      return answer;
+    });
   }
 
   /** Whatever reaches the medium waits until {@link unstick}. */
@@ -71,6 +87,8 @@ export class Disk {
 
   async #wait(): Promise<void> {
     const { latencyMs } = this.#terms;
-    if (latencyMs > 0) await sleep(this.#world.time, this.#random.unit() * latencyMs);
+    if (latencyMs === 0) return;
+    const slowness = this.#random.chance(SLOW_SHARE) ? SLOWNESS : 1;
+    await sleep(this.#world.time, this.#random.unit() * slowness * latencyMs);
   }
 }

@@ -10,6 +10,9 @@ const NOTICE_MS = 2000;
 /** How late a message may be that is held up on its way, in ms. */
 const HELD_UP_MS = 5000;
 
+/** Some ways are longer than others: a client may be done with two servers before a message comes to one of them. */
+const DISTANCES = [1, 1, 1, 10];
+
 export interface CallOptions {
   /** How long the caller waits for the answer, on its own clock, in ms. */
   patienceMs?: number;
@@ -32,6 +35,8 @@ export class Network {
   readonly world: Surroundings;
   readonly random: Random;
   readonly #terms: NetworkTerms;
+  /** Of each way between two machines, as a factor. */
+  readonly #distances = new Map<string, number>();
   readonly #partitions = new Set<(from: Machine, to: Machine) => boolean>();
 
   constructor(world: Surroundings, terms: NetworkTerms) {
@@ -69,7 +74,7 @@ export class Network {
       this.#note(message, ': LOST');
       return onLoss();
     }
-    this.world.time.setTimer(this.#latencyMs(), () => {
+    this.world.time.setTimer(this.#latencyMs(from, to), () => {
       const isStopped = !to.isUp || [...this.#partitions].some((isCut) => isCut(from, to));
       this.#note(message, isStopped ? ': DROPPED' : '');
       if (isStopped) onLoss();
@@ -87,11 +92,18 @@ export class Network {
     return this.world.hasFaults && share > 0 && this.random.chance(share);
   }
 
-  #latencyMs(): number {
+  #latencyMs(from: Machine, to: Machine): number {
     const { latencyMs, heldUp } = this.#terms;
     if (this.#happens(heldUp)) return this.random.unit() * HELD_UP_MS;
     // An exponential tail on a fixed part, as switches and schedulers make it.
-    return latencyMs * (0.5 - 0.5 * Math.log(1 - this.random.unit()));
+    return this.#distance(from, to) * latencyMs * (0.5 - 0.5 * Math.log(1 - this.random.unit()));
+  }
+
+  #distance(from: Machine, to: Machine): number {
+    const key = `${from.name} to ${to.name}`;
+    const distance = this.#distances.get(key) ?? this.random.pick(DISTANCES);
+    this.#distances.set(key, distance);
+    return distance;
   }
 }
 

@@ -23,8 +23,8 @@ import { Trace } from './trace.js';
 import { Troubles } from './troubles.js';
 import { VirtualTime } from '../virtual-time.js';
 
-/** Every lease and every message held up is over after this long. */
-const CALM_MS = 30_000;
+/** Every lease and every message held up is over after this long, by the slowest clock. */
+const CALM_MS = 60_000;
 /** How often a backup is tried when nothing goes wrong any more. One must succeed. */
 const CALM_TRIES = 4;
 /** More events than this are no honest run. */
@@ -67,6 +67,7 @@ export async function simulate(seed: number, config: SwarmConfig, core: Core): P
  * 4. What is committed is durable and restores byte for byte ever after: {@link Shelf}.
  * 5. In a run of a server an epoch belongs to one coordinator: {@link CutWatch}.
  * 6. Once nothing goes wrong any more a backup succeeds: `#calmDown`. Where nothing ever goes wrong, all of them do.
+ * 7. Of backups that have ended, however they did, nothing is left with the servers: `#checkServers`.
  */
 class Simulation implements Surroundings {
   readonly time = new VirtualTime();
@@ -163,6 +164,8 @@ class Simulation implements Surroundings {
     });
     await sleep(this.time, CALM_MS);
     await this.#whileClientsWrite(() => this.#calmDown());
+    await sleep(this.time, CALM_MS);
+    await this.#checkServers();
     await this.#checkDevices();
     for (const { shelves } of this.#coordinators) for (const shelf of shelves) await shelf.checkAll();
   }
@@ -209,6 +212,17 @@ class Simulation implements Surroundings {
     const devices = new Map(this.#nodes.map(({ id, server }) => [id, server.client]));
     const { group } = await judgeCopy(this.#history, devices, this.#history.windowOf(copy));
     if (!group.consistent) this.violated('clients', `the devices at the end: ${describeVerdict(group)}`);
+  }
+
+  /** Invariant 7: not a barrier, not a parked write, not a snapshot is left once all backups and leases have ended. */
+  async #checkServers(): Promise<void> {
+    for (const { server } of this.#nodes) {
+      const { id, barrierUp, inFlight, parked, snapshots } = await server.status();
+      if (barrierUp || inFlight > 0 || parked > 0 || snapshots > 0) {
+        const left = JSON.stringify({ barrierUp, inFlight, parked, snapshots });
+        this.violated('leftovers', `server ${id}: ${left}`);
+      }
+    }
   }
 
   #serversFor(run: Run): ServerControl[] {

@@ -83,7 +83,7 @@ export class StorageNode {
     const { clock, present } = this.machine;
     const server = new StorageServer({
       id: this.id,
-      device: present.attach(this.disk.cache),
+      device: this.disk.attachTo(present),
       cache: this.disk.cache,
       // Nothing may be spilled to a real file.
       preImages: { memoryBytes: this.#config.preImageBytes, spillBytes: 0 },

@@ -53,6 +53,8 @@ const swarm = z.strictObject({
   backupEveryMs: milliseconds,
   /** Of backups that are cancelled half-way. */
   cancelShare: share,
+  /** How fast a backup may read. 0: as fast as it can, which is a whole device at once. */
+  limitBytesPerSecond: z.int().min(0),
   preImageBytes: z.int().min(0),
   imageBytes: z.int().min(0),
   /** How far clocks may be off, as a share of time. */
@@ -120,7 +122,7 @@ export function swarmConfig(seed: number): SwarmConfig {
     cancelShare: trouble(0.2, () => 0.3),
     preImageBytes: isCalm ? MiB : sometimes(0.1, () => 16 * KiB, 4 * MiB),
     imageBytes: isCalm ? 256 * MiB : sometimes(0.15, () => MiB, 256 * MiB),
-    drift: trouble(0.5, () => 0.2),
+    drift: trouble(0.5, () => random.pick([0.2, 0.7])),
     network: {
       latencyMs: random.pick([0.1, 1, 10]),
       loss: trouble(0.3, () => random.pick([0.002, 0.02])),
@@ -141,5 +143,6 @@ export function swarmConfig(seed: number): SwarmConfig {
       coordinatorCrashMs: trouble(0.3, () => random.pick([200, 1000])),
       stuckDiskMs: trouble(0.2, () => 800),
     },
+    limitBytesPerSecond: sometimes(0.3, () => random.pick([256 * KiB, MiB]), 0),
   };
 }
