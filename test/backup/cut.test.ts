@@ -231,6 +231,27 @@ describe('a cut that fails leaves nothing behind', () => {
     for (const server of servers) expect((await server.status()).snapshots).toBe(0);
   });
 
+  test('when a server confirms long after the cut was given up', async () => {
+    const { servers, options } = group(2);
+    let arrive = (): void => {};
+    const arrival = new Promise<void>((resolve) => (arrive = resolve));
+    const refusing = new Intercepted(servers[0] as StorageServer, {
+      cut: () => Promise.reject(new Error('no route to host')),
+    });
+    const late = new Intercepted(servers[1] as StorageServer, {
+      cut: async (request) => {
+        const confirmation = await (servers[1] as StorageServer).cut(request);
+        await arrival;
+        return confirmation;
+      },
+    });
+    await expect(GroupCut.raise([refusing, late], options)).rejects.toThrow('no route to host');
+    expect(await servers[1]?.status()).toMatchObject({ barrierUp: false, snapshots: 1 });
+    arrive();
+    await turns();
+    expect(await servers[1]?.status()).toMatchObject({ snapshots: 0 });
+  });
+
   test('when it is cancelled while servers drain', async () => {
     const { servers, devices, options, clock } = group(2);
     devices[0]?.shut();

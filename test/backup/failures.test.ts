@@ -235,6 +235,43 @@ test.each(['CUT_VOID', 'SNAPSHOT_BROKEN'] as const)(
   },
 );
 
+/** A server in whose snapshots everything can be read, and which then does not vouch for them. */
+function unsure(server: ServerControl): ServerControl {
+  return {
+    id: server.id,
+    sizeBytes: server.sizeBytes,
+    identities: server.identities,
+    status: () => server.status(),
+    renew: (ticket, leaseMs) => server.renew(ticket, leaseMs),
+    release: (ticket) => server.release(ticket),
+    stopTracking: (epoch) => server.stopTracking(epoch),
+    async cut(request) {
+      const { epoch, source } = await server.cut(request);
+      const broken = new CofferdamError('SNAPSHOT_BROKEN', 'it broke', { device: server.id });
+      return {
+        epoch,
+        source: {
+          device: source.device,
+          native: undefined,
+          selected: source.selected,
+          markCopied: (firstBlock, blockCount) => source.markCopied(firstBlock, blockCount),
+          assertIntact: () => Promise.reject(broken),
+          close: () => source.close(),
+          [Symbol.asyncDispose]: () => source.close(),
+        },
+      };
+    },
+  };
+}
+
+test('a snapshot that is not vouched for in the end fails the backup', async ({ cluster, directory }) => {
+  await fill(cluster);
+  const to = join(directory, 'x.cofferdam');
+  const failed = backup({ servers: [unsure(cluster.server('c'))], to });
+  await expect(failed).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN', device: 'c' });
+  await assertUntouched(cluster, to, 0);
+});
+
 describe('what is refused before anything is touched', () => {
   test('the same ID twice', async ({ directory }) => {
     const servers = [1, 2].map(() => new StorageServer({ id: 'x', device: new MemoryDevice(MiB) }));

@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import type { BlockDevice } from '#src/devices/block-device';
 import { MemoryDevice } from '#src/devices/memory';
 import { Random } from '#src/runtime/random';
+import { MiB } from '#src/runtime/sizes';
 import type { CutRequest, CutSource } from '#src/servers/control';
 import type { PreImageLimits } from '#src/servers/pre-images';
 import { StorageServer } from '#src/servers/server';
@@ -15,6 +16,25 @@ const BLOCK = 4096;
 
 function start(device: BlockDevice, preImages: PreImageLimits = {}): StorageServer {
   return new StorageServer({ id: 'a', device, preImages });
+}
+
+/** A device whose reads wait at a gate. */
+class SlowReader extends MemoryDevice implements BlockDevice {
+  #gate: Promise<void> | undefined;
+  #open: () => void = () => {};
+
+  shut(): void {
+    this.#gate = new Promise((open) => (this.#open = open));
+  }
+
+  open(): void {
+    this.#open();
+  }
+
+  override async read(offsetBytes: number, into: Uint8Array): Promise<void> {
+    await this.#gate;
+    await super.read(offsetBytes, into);
+  }
 }
 
 let epochs = 0;
@@ -107,6 +127,17 @@ describe('a snapshot', () => {
     const seen = await contents(source.device);
     expect(seen.every((byte) => byte === 0)).toBe(true);
     await source.assertIntact();
+  });
+
+  test('counts as data what was trimmed after its pre-image was saved', async () => {
+    await using server = start(new MemoryDevice(4 * MiB));
+    await server.client.write(0, filled(7, 3 * MiB));
+    await using source = await snapshot(server);
+    await server.client.trim(MiB, MiB);
+    expect(await source.device.allocation(0, 4 * MiB)).toEqual([
+      { offsetBytes: 0, lengthBytes: 3 * MiB, kind: 'data' },
+      { offsetBytes: 3 * MiB, lengthBytes: MiB, kind: 'zero' },
+    ]);
   });
 
   test('several live at once keep each their own cut', async () => {
@@ -253,6 +284,23 @@ describe('change tracking', () => {
     expect(preserved[0]).toBe(2);
     await server.client.write(7 * BLOCK, filled(9, BLOCK));
     await expect(source.device.read(7 * BLOCK, preserved)).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  });
+
+  test('counts a write that waits for its pre-image when the changes are collected', async () => {
+    const device = new SlowReader(2 * BLOCK);
+    await using server = start(device);
+    await (await snapshot(server, { trackChanges: true })).close();
+    const trackedEpoch = epochs;
+    // Another snapshot keeps the write busy while the cut waits for it.
+    await using _other = await snapshot(server);
+    device.shut();
+    const write = server.client.write(BLOCK, filled(1, 10));
+    const cut = snapshot(server, { changedSinceEpoch: trackedEpoch });
+    await turns();
+    device.open();
+    await using source = await cut;
+    expect(source.selected?.[0]).toBe(0b10);
+    await write;
   });
 
   test('counts a write that failed half way', async () => {

@@ -5,6 +5,7 @@ import { MemoryDevice } from '#src/devices/memory';
 import { realClock } from '#src/runtime/clock';
 import type { CutRequest, CutSource, ServerControl } from '#src/servers/control';
 import { StorageServer } from '#src/servers/server';
+import type { CutCalls } from '#src/service/cut-calls';
 import { LEASE_MS } from '#src/service/leases';
 import { RemoteCuts } from '#src/service/remote-cuts';
 import { randomBytes, readBytes } from '../support/bytes.js';
@@ -358,6 +359,39 @@ describe('a coordinator in another process', () => {
     await pass(clock, 2 * LEASE_MS);
     const collecting = subject.control.cut({ ...request, epoch: 2, changedSinceEpoch: 1 });
     await expect(collecting).rejects.toMatchObject({ code: 'CUT_VOID' });
+  });
+
+  test('that gave up on a cut before it was confirmed does not renew what comes of it either', async () => {
+    const clock = new ManualClock();
+    let confirm = (): void => {};
+    const confirmed = new Promise<void>((resolve) => (confirm = resolve));
+    const renewed: string[] = [];
+    const calls: Partial<CutCalls> = {
+      async cut(_id, { epoch }) {
+        await confirmed;
+        const source = { lease: 'source', uri: 'nbd+unix:///a?socket=/s', selected: null };
+        return { epoch, source, tracking: 'tracking' };
+      },
+      stopTracking: async () => {},
+      renewTracking: async (lease) => void renewed.push(lease),
+      closeSource: async () => {},
+      markCopied: async () => {},
+    };
+    const server = new RemoteServer(
+      {
+        address: { kind: 'unix', path: '/s' },
+        clock,
+        calls: calls as CutCalls,
+        openSnapshot: () => Promise.reject(new Error('nobody reads it')),
+      },
+      { id: 'a', sizeBytes, identities: [] },
+    );
+    const late = server.cut({ ...request, trackChanges: true });
+    await server.stopTracking(1);
+    confirm();
+    await (await late).source.close();
+    await clock.advance(2 * LEASE_MS);
+    expect(renewed).toEqual([]);
   });
 
   test('that dies leaves neither snapshots nor the tracking of changes behind', async () => {
