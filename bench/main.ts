@@ -1,6 +1,10 @@
+import { mkdir } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
+import { join } from 'node:path';
 import { parseArgs } from 'node:util';
+import { ReportFile } from '#src/cli/report-file';
 import { messageOf } from '#src/runtime/errors';
+import { benchPage } from './report-page.js';
 import { formatReport, type Report } from './report.js';
 import type { Suite, SuiteContext } from './suite.js';
 import { copy } from './suites/copy.js';
@@ -13,6 +17,7 @@ import { scale } from './suites/scale.js';
 import { stall } from './suites/stall.js';
 import { verify } from './suites/verify.js';
 import { write } from './suites/write.js';
+import { backupsToDraw } from './timelines.js';
 
 const suites: readonly Suite[] = [hash, core, scale, write, stall, copy, restore, verify, memory, nbd];
 
@@ -27,6 +32,7 @@ Without suites: all of them; with --device those that can use images: ${imageSui
   --device IMAGE   a disk image to measure with, only read; may be given several times
   --smoke          tiny inputs, to see that everything runs; the numbers mean nothing
   --json           one JSON document on stdout
+  --report FOLDER  also write FOLDER/index.html: all of it with plots, and backups drawn from start to end
   --help           this text`;
 
 interface Arguments {
@@ -34,6 +40,7 @@ interface Arguments {
   images: readonly string[];
   smoke: boolean;
   json: boolean;
+  report: string | undefined;
 }
 
 /** Undefined if all that was wanted is the usage. */
@@ -45,6 +52,7 @@ function readArguments(args: string[]): Arguments | undefined {
       device: { type: 'string', multiple: true, default: [] },
       smoke: { type: 'boolean', default: false },
       json: { type: 'boolean', default: false },
+      report: { type: 'string' },
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
@@ -58,10 +66,12 @@ function readArguments(args: string[]): Arguments | undefined {
     images: values.device,
     smoke: values.smoke,
     json: values.json,
+    report: values.report,
   };
 }
 
-async function main({ suites: chosen, images, smoke, json }: Arguments): Promise<void> {
+async function main({ suites: chosen, images, smoke, json, report: folder }: Arguments): Promise<void> {
+  await using file = folder === undefined ? undefined : await reportFileIn(folder);
   const reports: ({ name: string } & Report)[] = [];
   for (const suite of chosen) {
     const context: SuiteContext = {
@@ -81,7 +91,17 @@ async function main({ suites: chosen, images, smoke, json }: Arguments): Promise
     system: `${process.platform} ${process.arch}`,
     node: process.version,
   };
+  if (file) {
+    const summaries = new Map(suites.map(({ name, summary }) => [name, summary]));
+    const named = reports.map((report) => ({ ...report, summary: summaries.get(report.name) ?? '' }));
+    await file.publish(await benchPage(machine, smoke, await backupsToDraw(smoke), named));
+  }
   if (json) console.log(JSON.stringify({ smoke, machine, suites: reports }, null, 2));
+}
+
+async function reportFileIn(folder: string): Promise<ReportFile> {
+  await mkdir(folder, { recursive: true });
+  return await ReportFile.at(join(folder, 'index.html'));
 }
 
 let chosen: Arguments | undefined;

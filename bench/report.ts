@@ -20,7 +20,7 @@ export interface Table {
   rows: Cell[][];
 }
 
-/** What a table cannot show: distributions, and how something grows. Only JSON has it. */
+/** What a table cannot show: distributions, and how something grows. JSON and the page have it. */
 export interface Plot {
   title: string;
   x: Axis;
@@ -61,7 +61,8 @@ function formatTable(table: Table): string {
   return columns(names, rows);
 }
 
-function formatCell(cell: Cell, unit: Unit): string {
+/** A cell for people. */
+export function formatCell(cell: Cell, unit: Unit): string {
   if (cell === null) return '-';
   if (typeof cell === 'string') return cell;
   if (typeof cell === 'object') {

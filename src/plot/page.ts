@@ -79,7 +79,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 1.5rem; 
 figure { margin: 1.5rem 0; } figcaption { font-weight: 600; margin-bottom: 0.5rem; }
 .wide { overflow-x: auto; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } th, td { padding: 0.25rem 0.9rem 0.25rem 0; text-align: left; }
-th { color: var(--quiet); font-weight: 500; border-bottom: 1px solid var(--line); } td { border-bottom: 1px solid var(--line); } .number { text-align: right; }
+th { color: var(--quiet); font-weight: 500; border-bottom: 1px solid var(--line); } td { border-bottom: 1px solid var(--line); } .number { text-align: right; } .note { color: var(--quiet); } h3 { font-size: 1rem; margin-top: 2rem; }
 @media (prefers-color-scheme: dark) {
 :root { ${variables('dark')} }
 ${darkColours}
