@@ -91,12 +91,12 @@ async function main({ suites: chosen, images, smoke, json, report: folder }: Arg
     system: `${process.platform} ${process.arch}`,
     node: process.version,
   };
+  if (json) console.log(JSON.stringify({ smoke, machine, suites: reports }, null, 2));
   if (file) {
     const summaries = new Map(suites.map(({ name, summary }) => [name, summary]));
     const named = reports.map((report) => ({ ...report, summary: summaries.get(report.name) ?? '' }));
     await file.publish(await benchPage(machine, smoke, await backupsToDraw(smoke), named));
   }
-  if (json) console.log(JSON.stringify({ smoke, machine, suites: reports }, null, 2));
 }
 
 async function reportFileIn(folder: string): Promise<ReportFile> {

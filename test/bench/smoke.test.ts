@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { MiB } from '#src/runtime/sizes';
 import { randomBytes } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';
+import { readPage } from '../support/markup.js';
 import { needs } from '../support/needs.js';
 import { runProcess, type ProcessResult } from '../support/process.js';
 
@@ -96,6 +97,28 @@ needs(
     ],
   ]);
   expect(Buffer.compare(await readFile(image), bytes)).toBe(0);
+});
+
+/** Whether a table has anything to draw as bars. */
+function hasRatio({ columns, rows }: z.infer<typeof table>): boolean {
+  return columns.some(({ unit }, i) => unit === 'ratio' && rows.some((row) => row[i] !== null));
+}
+
+test('a report is a page with every table, every plot, bars of the ratios, and backups from start to end', async () => {
+  await using directory = temporaryDirectory();
+  const names = ['hash', 'scale', 'write'];
+  const folder = directory.file('new/folder');
+  const { exitCode, stdout, stderr } = await runBench(...names, '--smoke', '--json', '--report', folder);
+  expect(exitCode, stderr).toBe(0);
+  const { suites } = output.parse(JSON.parse(stdout));
+  const page = await readPage(`${folder}/index.html`);
+  for (const name of names) expect(page).toContain(`<h2>${name}</h2>`);
+  const cells = suites.flatMap(({ tables }) => tables).flatMap(({ rows }) => rows.flat());
+  expect(page.match(/<td /g)).toHaveLength(cells.length);
+  // Three backups, every plot, and the bars of every table with ratios.
+  const drawn = suites.flatMap(({ tables, plots = [] }) => [...tables.filter(hasRatio), ...plots]);
+  expect(page.match(/<svg /g)).toHaveLength(3 + drawn.length);
+  for (const strategy of ['snapshot', 'hold', 'rolling']) expect(page).toContain(`${strategy}: 4 servers, `);
 });
 
 test('the tables are for people without --json', async () => {

@@ -3,23 +3,13 @@ import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { runCli } from '../support/cli.js';
 import { temporaryDirectory } from '../support/directory.js';
-import { expectWellFormed } from '../support/markup.js';
+import { readPage } from '../support/markup.js';
 import { startCli } from '../support/served.js';
 import { makePlainDisk } from './disk.js';
 import { document, expectDone, expectFailure } from './expectations.js';
 
 /** The fill of a barrier that is up. */
 const BARRIER = '#2f6fb0';
-
-async function readPage(path: string): Promise<string> {
-  const page = await readFile(path, 'utf8');
-  expect(page).toMatch(/^<!doctype html>\n/);
-  expectWellFormed(page.replace(/^<!doctype html>\s*/, ''));
-  // Nothing is fetched and nothing is run.
-  expect(page).not.toMatch(/<script|<link|\bsrc=|\bhref=|url\((?!#)|@import/);
-  expect(page.length).toBeLessThan(2 ** 20);
-  return page;
-}
 
 /** The cells of the table, row by row. */
 function rowsOf(page: string): string[][] {

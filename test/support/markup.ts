@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { expect } from 'vitest';
 
 /** One XML element, whole: each tag is closed in its turn, and nothing stands bare that has to be escaped. */
@@ -17,4 +18,14 @@ export function expectWellFormed(xml: string): void {
     if (!end && !empty) open.push(name);
   }
   expect([open, roots]).toEqual([[], 1]);
+}
+
+/** A page of HTML that is also well-formed XML, needs nothing but itself and is not large. */
+export async function readPage(path: string): Promise<string> {
+  const page = await readFile(path, 'utf8');
+  expect(page).toMatch(/^<!doctype html>\n/);
+  expectWellFormed(page.replace(/^<!doctype html>\s*/, ''));
+  expect(page).not.toMatch(/<script|<link|\bsrc=|\bhref=|url\((?!#)|@import/);
+  expect(page.length).toBeLessThan(2 ** 20);
+  return page;
 }
