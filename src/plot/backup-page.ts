@@ -3,7 +3,7 @@ import type { BackupTimeline } from '../backup/timeline.js';
 import { formatBytes, formatDuration } from '../runtime/sizes.js';
 import { html, type Html } from './html.js';
 import { facts, figure, page, table } from './page.js';
-import { drawTimeline, MAX_ROWS } from './timeline-chart.js';
+import { drawTimeline, serversShown } from './timeline-chart.js';
 
 /** Of a backup that was asked for its timeline. */
 export type TimedResult = Omit<BackupResult, 'warnings' | 'timeline'> & { timeline: BackupTimeline };
@@ -40,7 +40,9 @@ const explanation =
 function servers({ devices, timeline }: TimedResult): Html {
   const { barriers, copies } = timeline;
   const names = ['server', 'size', 'barrier up', 'writes that waited', 'the longest', 'to copy', 'copied in'];
-  const rows = devices.slice(0, MAX_ROWS).map(({ id, sizeBytes }) => {
+  const shown = new Set(serversShown(timeline));
+  const shownDevices = devices.filter(({ id }) => shown.has(id));
+  const rows = shownDevices.map(({ id, sizeBytes }) => {
     const ups = barriers.filter((span) => span.id === id);
     const own = copies.filter((span) => span.id === id);
     const copyMs = own.reduce((sum, { startMs, endMs }) => sum + endMs - startMs, 0);
@@ -54,8 +56,14 @@ function servers({ devices, timeline }: TimedResult): Html {
       formatDuration(copyMs),
     ];
   });
-  return table(
+  const all = table(
     names.map((name, index) => ({ name, isNumber: index > 0 })),
     rows,
   );
+  if (rows.length === devices.length) return all;
+  const [some, total] = [rows.length, devices.length].map((number) => number.toLocaleString('en'));
+  return html`<p>
+      The ${some ?? ''} of ${total ?? ''} whose barriers were up for longest, here and in the picture.
+    </p>
+    ${all}`;
 }

@@ -14,12 +14,12 @@ import { formatDuration } from '../runtime/sizes.js';
 import { draw } from './draw.js';
 import { colours } from './palette.js';
 
-/** So many servers have a row; where there are more, those whose barriers were up for longest. */
-export const MAX_ROWS = 100;
+/** So many servers have a row. */
+const MAX_ROWS = 100;
 
 /** All lengths in pixels. */
 const WIDTH = 960;
-const LEFT = 110;
+const LEFT = { least: 80, most: 260, perCharacter: 7.5 };
 const RIGHT = 20;
 const TOP = 76;
 const BOTTOM = 40;
@@ -39,6 +39,8 @@ interface Panel {
 
 interface Picture {
   ids: readonly string[];
+  /** Where the panels begin, right of the IDs. */
+  left: number;
   barriers: readonly BarrierSpan[];
   copies: readonly CopySpan[];
   /** While all barriers were up together. */
@@ -59,26 +61,29 @@ export async function drawTimeline(timeline: BackupTimeline, elapsedMs: number):
 }
 
 function compose({ barriers, copies }: BackupTimeline, elapsedMs: number): Picture {
-  const ids = rowsOf(barriers);
+  const ids = serversShown({ barriers });
+  const longest = Math.max(...ids.map((id) => id.length));
+  const left = Math.min(LEFT.most, Math.max(LEFT.least, 24 + longest * LEFT.perCharacter));
   const cut = cutOverAll(barriers);
-  const whole = { title: `the backup, ${formatDuration(elapsedMs)}`, fromMs: 0, toMs: elapsedMs, left: LEFT };
-  const width = WIDTH - LEFT - RIGHT;
+  const whole = { title: `the backup, ${formatDuration(elapsedMs)}`, fromMs: 0, toMs: elapsedMs, left };
+  const width = WIDTH - left - RIGHT;
   const panels: Panel[] = [{ ...whole, width }];
   if (cut && cut.toMs - cut.fromMs < SHORT_SHARE * elapsedMs) {
     const large = Math.round((width - GAP) * 0.6);
     const marginMs = (cut.toMs - cut.fromMs) / 20;
     panels.splice(0, 1, { ...whole, width: large });
     panels.push({
-      title: `the cut over all, ${formatDuration(cut.toMs - cut.fromMs)}`,
+      title: `${ids.length > 1 ? 'the cut over all' : 'the last cut'}, ${formatDuration(cut.toMs - cut.fromMs)}`,
       fromMs: cut.fromMs - marginMs,
       toMs: cut.toMs + marginMs,
-      left: LEFT + large + GAP,
+      left: left + large + GAP,
       width: width - GAP - large,
     });
   }
   const shown = new Set(ids);
   return {
     ids,
+    left,
     barriers: barriers.filter(({ id }) => shown.has(id)),
     copies: copies.filter(({ id }) => shown.has(id)),
     together: cut?.together,
@@ -87,7 +92,8 @@ function compose({ barriers, copies }: BackupTimeline, elapsedMs: number): Pictu
   };
 }
 
-function rowsOf(barriers: readonly BarrierSpan[]): string[] {
+/** The IDs of the servers that are drawn: where there are very many, those whose barriers were up for longest. */
+export function serversShown({ barriers }: Pick<BackupTimeline, 'barriers'>): string[] {
   const holdsMs = new Map<string, number>();
   for (const { id, holdMs } of barriers) holdsMs.set(id, (holdsMs.get(id) ?? 0) + holdMs);
   const ids = [...holdsMs.keys()];
@@ -126,7 +132,7 @@ function describe(picture: Picture): EChartsOption {
       textStyle: { fontSize: 13, color: colours.ink },
     })),
     legend: {
-      left: LEFT,
+      left: picture.left,
       top: 12,
       itemGap: 28,
       padding: 0,
@@ -174,7 +180,7 @@ function timeAxis({ fromMs, toMs }: Panel, gridIndex: number): XAXisComponentOpt
   };
 }
 
-function serverAxis({ ids, rowHeight }: Picture, gridIndex: number): YAXisComponentOption {
+function serverAxis({ ids, left, rowHeight }: Picture, gridIndex: number): YAXisComponentOption {
   return {
     type: 'category',
     gridIndex,
@@ -185,7 +191,7 @@ function serverAxis({ ids, rowHeight }: Picture, gridIndex: number): YAXisCompon
       color: colours.ink,
       interval: 0,
       fontSize: Math.min(12, rowHeight - 2),
-      width: LEFT - 14,
+      width: left - 14,
       overflow: 'truncate',
     },
     axisLine: { lineStyle: { color: colours.line } },

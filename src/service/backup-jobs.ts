@@ -116,8 +116,11 @@ export class BackupJobs {
     return job.status;
   }
 
+  /** The statuses of all, without timelines: those are long, and whoever wants one asks for its job. */
   list(): JobStatusBody[] {
-    return [...this.#jobs.values()].map((job) => job.status);
+    return [...this.#jobs.values()].map(({ status }) => {
+      return { ...status, result: status.result && { ...status.result, timeline: undefined } };
+    });
   }
 
   /** @throws CofferdamError UNKNOWN_JOB */
