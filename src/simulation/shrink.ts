@@ -17,6 +17,8 @@ const simplifications: readonly Simplification[] = [
   faults({ serverCrashMs: 0 }),
   faults({ coordinatorCrashMs: 0 }),
   faults({ stuckDiskMs: 0 }),
+  faults({ freezeMs: 0 }),
+  faults({ commitCrashShare: 0 }),
   network({ loss: 0 }),
   network({ duplication: 0 }),
   network({ heldUp: 0 }),

@@ -68,7 +68,14 @@ describe('a world in which no backup can succeed', () => {
     strategies: ['snapshot'],
     serverDisk: { latencyMs: 5, errorShare: 0.01 },
     network: { latencyMs: 100_000, loss: 0.01, duplication: 0.02, heldUp: 0.01 },
-    faults: { partitionMs: 800, serverCrashMs: 0, coordinatorCrashMs: 500, stuckDiskMs: 500 },
+    faults: {
+      partitionMs: 800,
+      serverCrashMs: 0,
+      coordinatorCrashMs: 500,
+      stuckDiskMs: 500,
+      freezeMs: 500,
+      commitCrashShare: 0.2,
+    },
   };
 
   test('is found, told of, and shrunk to what makes it so', { timeout: hour }, async () => {
@@ -82,7 +89,7 @@ describe('a world in which no backup can succeed', () => {
     expect(simplest).toMatchObject({
       serverDisk: { latencyMs: 0, errorShare: 0 },
       network: { latencyMs: 100_000, loss: 0, duplication: 0, heldUp: 0 },
-      faults: { partitionMs: 0, coordinatorCrashMs: 0, stuckDiskMs: 0 },
+      faults: { partitionMs: 0, coordinatorCrashMs: 0, stuckDiskMs: 0, freezeMs: 0, commitCrashShare: 0 },
       coordinators: 1,
     });
     expect((await simulate(7, simplest, core)).violations.map(({ invariant }) => invariant)).toContain(

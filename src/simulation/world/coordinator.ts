@@ -8,6 +8,7 @@ import type { Random } from '../../runtime/random.js';
 import type { ServerControl } from '../../servers/control.js';
 import type { History } from '../../witness/history.js';
 import { Disk } from './disk.js';
+import { InterceptedDevice } from './intercepted-device.js';
 import { InlinePool } from './inline-pool.js';
 import type { Machine, Run } from './machine.js';
 import { Shelf } from './shelf.js';
@@ -53,6 +54,8 @@ export class Coordinator {
   #shelf: Shelf;
   /** The codes with which backups failed. */
   readonly failures: string[] = [];
+  /** Told when its image is about to be flushed. */
+  onFlush: () => void = () => {};
   readonly #fullShelves: Shelf[] = [];
 
   constructor(world: Surroundings, options: CoordinatorOptions) {
@@ -123,15 +126,16 @@ export class Coordinator {
 
   #backup(run: Run, image: BackupImage, strategy: Strategy, signal: AbortSignal): Promise<BackupResult> {
     const { config, serversFor } = this.#options;
-    // Writes wait for the whole copy under `hold`; and in calm times nobody is in a hurry.
-    const isPatient = strategy === 'hold' || !this.#world.hasFaults;
+    // In calm times nobody is in a hurry.
+    const maxStallMs = this.#world.hasFaults ? config.maxStallMs : PATIENT_STALL_MS;
     return backup({
       servers: serversFor(run),
       to: image,
       strategy,
       blockSizeBytes: config.blockSizeBytes,
       ...(config.limitBytesPerSecond > 0 ? { limitBytesPerSecond: config.limitBytesPerSecond } : {}),
-      maxStallMs: isPatient ? PATIENT_STALL_MS : config.maxStallMs,
+      // Under `hold` writes wait for the whole copy, however long it takes: its lease is renewed.
+      ...(strategy === 'hold' ? {} : { maxStallMs }),
       pool: this.#pool,
       clock: this.machine.clock,
       signal,
@@ -140,7 +144,11 @@ export class Coordinator {
 
   /** The image, as the machine finds it after whatever has happened. */
   async #open(run: Run): Promise<BackupImage> {
-    const store = new DeviceStore(this.disk.attachTo(run));
+    const device = new InterceptedDevice(this.disk.attachTo(run), (operation, request) => {
+      if (operation === 'flush' && !run.isOver) this.onFlush();
+      return request();
+    });
+    const store = new DeviceStore(device);
     const image = await this.#openOrInitialise(store);
     if (!run.isOver) await this.#shelf.found(image);
     return image;

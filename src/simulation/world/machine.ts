@@ -5,19 +5,28 @@ import { InterceptedDevice } from './intercepted-device.js';
 import type { BlockDevice } from '../../devices/block-device.js';
 import type { Surroundings } from './surroundings.js';
 
-/** A machine that may crash and start again. What ran on it before goes on in vain: nobody hears of it any more. */
+/**
+ * A machine that may crash and start again. What ran on it before goes on in vain: nobody hears of it any more. It may
+ * also freeze for a while: its clock goes on, but what is due and what arrives waits until it thaws.
+ */
 export class Machine {
   readonly name: string;
   /** Goes a little fast or slow. */
   readonly clock: Clock;
   readonly #world: Surroundings;
   #present: Run;
+  /** What waits for the thaw, in order; undefined unless frozen. */
+  #frozen: (() => void)[] | undefined;
 
   /** @param clockRate how many milliseconds of its clock pass in a true one. */
   constructor(world: Surroundings, name: string, clockRate: number) {
     this.#world = world;
     this.name = name;
-    this.clock = new DriftingClock(world.time, clockRate);
+    const clock = new DriftingClock(world.time, clockRate);
+    this.clock = {
+      nowMs: () => clock.nowMs(),
+      setTimer: (delayMs, action) => this.#setTimer(clock, delayMs, action),
+    };
     this.#present = new Run(this, 1);
   }
 
@@ -33,6 +42,7 @@ export class Machine {
   crash(): void {
     if (!this.isUp) return;
     this.#world.trace.tell(this.name, 'crashes');
+    this.#frozen = undefined;
     this.#present.end();
   }
 
@@ -40,6 +50,37 @@ export class Machine {
     if (this.isUp) return;
     this.#present = new Run(this, this.#present.number + 1);
     this.#world.trace.tell(this.name, `starts its run ${this.#present.number}`);
+  }
+
+  freeze(): void {
+    if (!this.isUp || this.#frozen) return;
+    this.#world.trace.tell(this.name, 'freezes');
+    this.#frozen = [];
+  }
+
+  thaw(): void {
+    const waiting = this.#frozen;
+    if (!waiting) return;
+    this.#world.trace.tell(this.name, 'thaws');
+    this.#frozen = undefined;
+    for (const action of waiting) action();
+  }
+
+  /** Does something now, or when the machine thaws. A crash forgets it. */
+  whenAwake(action: () => void): void {
+    if (this.#frozen) this.#frozen.push(action);
+    else action();
+  }
+
+  #setTimer(clock: Clock, delayMs: number, action: () => void): Disposable {
+    let isDropped = false;
+    const timer = clock.setTimer(delayMs, () => this.whenAwake(() => (isDropped ? undefined : action())));
+    return {
+      [Symbol.dispose]: () => {
+        isDropped = true;
+        timer[Symbol.dispose]();
+      },
+    };
   }
 }
 

@@ -78,7 +78,7 @@ export class Network {
       const isStopped = !to.isUp || [...this.#partitions].some((isCut) => isCut(from, to));
       this.#note(message, isStopped ? ': DROPPED' : '');
       if (isStopped) onLoss();
-      else deliver();
+      else to.whenAwake(deliver);
     });
   }
 

@@ -148,12 +148,13 @@ class Simulation implements Surroundings {
   }
 
   async #live(): Promise<void> {
-    const { terms, ...options } = { terms: this.#config.faults, network: this.#network, nodes: this.#nodes };
     const troubles = new Troubles(this, {
-      ...options,
-      terms,
+      terms: this.#config.faults,
+      network: this.#network,
+      nodes: this.#nodes,
       coordinators: this.#coordinators,
       clients: this.#clients,
+      commitMs: 10 * this.#config.imageDisk.latencyMs,
     });
     await this.#whileClientsWrite(async () => {
       const going = [troubles.make(), ...this.#coordinators.map((coordinator) => coordinator.keepOn())];
@@ -235,7 +236,8 @@ class Simulation implements Surroundings {
 
   #clientDevice(node: StorageNode): ClientDevice {
     const { network, faults, serverDisk } = this.#config;
-    const hasCrashes = faults.serverCrashMs > 0 || faults.coordinatorCrashMs > 0;
+    const hasCrashes =
+      faults.serverCrashMs > 0 || faults.coordinatorCrashMs > 0 || faults.commitCrashShare > 0;
     const losesMessages = network.loss > 0 || faults.partitionMs > 0;
     const mayFailWith: ErrorCode[] = [];
     if (hasCrashes || losesMessages) mayFailWith.push('CONNECTION_LOST');

@@ -31,6 +31,10 @@ const faults = z.strictObject({
   serverCrashMs: milliseconds,
   coordinatorCrashMs: milliseconds,
   stuckDiskMs: milliseconds,
+  /** A machine stands still for a while, but not its clock. */
+  freezeMs: milliseconds,
+  /** Of flushes of an image: the coordinator crashes in or right after one. */
+  commitCrashShare: share,
 });
 export type FaultTerms = z.infer<typeof faults>;
 
@@ -101,6 +105,15 @@ export function swarmConfig(seed: number): SwarmConfig {
   const trouble = (probability: number, value: () => number): number =>
     isCalm ? 0 : sometimes(probability, value, 0);
   const deviceBytes = 32 * KiB * (1 + random.below(4));
+  const strategies = random.pick<Strategy[]>([
+    ['snapshot'],
+    ['snapshot'],
+    ['hold'],
+    ['rolling'],
+    ['snapshot', 'hold', 'rolling'],
+  ]);
+  // Only where the barrier outlasts its lease several times are renewals needed; clients do nothing meanwhile.
+  const rates = strategies.length === 1 && strategies[0] === 'hold' ? [8 * KiB, MiB] : [256 * KiB, MiB];
   return {
     servers: 1 + random.below(5),
     layout: random.chance(0.35) ? 'together' : 'apart',
@@ -109,13 +122,7 @@ export function swarmConfig(seed: number): SwarmConfig {
     writesPerSecond: random.pick([20, 100, 400]),
     deviceBytes,
     blockSizeBytes: 4 * KiB * 2 ** random.below(3),
-    strategies: random.pick<Strategy[]>([
-      ['snapshot'],
-      ['snapshot'],
-      ['hold'],
-      ['rolling'],
-      ['snapshot', 'hold', 'rolling'],
-    ]),
+    strategies,
     maxStallMs: isCalm ? 60_000 : random.pick([50, 200, 1000, 5000]),
     durationMs: 500 + random.below(2500),
     backupEveryMs: random.pick([50, 200, 500]),
@@ -142,7 +149,9 @@ export function swarmConfig(seed: number): SwarmConfig {
       serverCrashMs: trouble(0.3, () => random.pick([300, 1500])),
       coordinatorCrashMs: trouble(0.3, () => random.pick([200, 1000])),
       stuckDiskMs: trouble(0.2, () => 800),
+      freezeMs: trouble(0.2, () => random.pick([200, 800])),
+      commitCrashShare: trouble(0.15, () => 0.2),
     },
-    limitBytesPerSecond: sometimes(0.3, () => random.pick([256 * KiB, MiB]), 0),
+    limitBytesPerSecond: sometimes(0.3, () => random.pick(rates), 0),
   };
 }

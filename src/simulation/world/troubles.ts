@@ -16,6 +16,8 @@ export interface TroublesOptions {
   nodes: readonly StorageNode[];
   coordinators: readonly Coordinator[];
   clients: Machine;
+  /** How long the commit of an image takes at most, roughly. */
+  commitMs: number;
 }
 
 /** What goes wrong with machines, disks and the network between them. */
@@ -23,11 +25,15 @@ export class Troubles {
   readonly #world: Surroundings;
   readonly #options: TroublesOptions;
   readonly #random: Random;
+  readonly #commitCrashes: Promise<void>[] = [];
 
   constructor(world: Surroundings, options: TroublesOptions) {
     this.#world = world;
     this.#options = options;
     this.#random = world.random.fork();
+    for (const coordinator of options.coordinators) {
+      coordinator.onFlush = () => this.#crashInCommit(coordinator.machine);
+    }
   }
 
   /** Makes trouble for as long as things may go wrong. When this resolves all of it is over. */
@@ -40,7 +46,9 @@ export class Troubles {
         this.#crash(this.#random.pick(coordinators).machine),
       ),
       this.#everyNowAndThen(terms.stuckDiskMs, () => this.#stickDisk()),
+      this.#everyNowAndThen(terms.freezeMs, () => this.#freeze()),
     ]);
+    await Promise.all(this.#commitCrashes);
   }
 
   async #everyNowAndThen(meanMs: number, trouble: () => Promise<void>): Promise<void> {
@@ -83,6 +91,24 @@ export class Troubles {
     await this.#while();
     machine.start();
     for (const node of nodes) node.restart();
+  }
+
+  /** Most of a backup is copying; here it is hit where it decides what the image holds. */
+  #crashInCommit(machine: Machine): void {
+    const { terms, commitMs } = this.#options;
+    if (!this.#world.hasFaults || !this.#random.chance(terms.commitCrashShare)) return;
+    const crash = async (): Promise<void> => {
+      await sleep(this.#world.time, this.#random.unit() * commitMs);
+      if (this.#world.hasFaults) await this.#crash(machine);
+    };
+    this.#commitCrashes.push(crash());
+  }
+
+  async #freeze(): Promise<void> {
+    const { machine } = this.#random.pick([...this.#options.nodes, ...this.#options.coordinators]);
+    machine.freeze();
+    await this.#while();
+    machine.thaw();
   }
 
   async #stickDisk(): Promise<void> {
