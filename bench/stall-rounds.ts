@@ -1,8 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { TemporaryDirectory } from '../test/support/directory.js';
 import { loadDuring } from './fio-load.js';
-import type { LatencyBins } from './latencies.js';
-import { Latencies } from './latencies.js';
+import { Latencies, type LatencyBins } from './latencies.js';
 import { percentile } from './ratio.js';
 import type { Disk, ServedDisks, ServingSystem } from './served-disks.js';
 
@@ -26,7 +25,7 @@ export interface Subject {
   rounds: Round[];
 }
 
-export interface Effort {
+export interface ObservationPlan {
   depths: readonly number[];
   rounds: number;
   /** How long clients write at least, in each round. */
@@ -38,7 +37,7 @@ export async function observeStalls(
   systems: readonly ServingSystem[],
   disks: readonly Disk[],
   directory: TemporaryDirectory,
-  { depths, rounds, durationMs }: Effort,
+  { depths, rounds, durationMs }: ObservationPlan,
   note: (text: string) => void,
 ): Promise<Subject[]> {
   const subjects = systems.flatMap(({ name, ways }) =>

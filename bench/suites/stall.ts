@@ -31,7 +31,7 @@ async function run({ smoke, images, note }: SuiteContext): Promise<Report> {
   }
   const systems: ServingSystem[] = [cofferdamDisks];
   if (await isInstalled('qemu-storage-daemon', note)) systems.push(qemuDisks);
-  const effort = smoke
+  const plan = smoke
     ? { depths: [1], rounds: 1, durationMs: 200 }
     : { depths: [1, 32], rounds: 5, durationMs: 3000 };
   const sets: DiskSet[] = [];
@@ -39,7 +39,7 @@ async function run({ smoke, images, note }: SuiteContext): Promise<Report> {
     // The disks, what pre-images spill, and a backup.
     await using directory = await memoryDirectory(3 * (await bytes()));
     const disks = await make(directory);
-    const subjects = await observeStalls(systems, disks, directory, effort, (text) =>
+    const subjects = await observeStalls(systems, disks, directory, plan, (text) =>
       note(`${title}: ${text}`),
     );
     sets.push({ title, subjects });
