@@ -1,4 +1,4 @@
-import type { LineSeriesOption, XAXisComponentOption } from 'echarts';
+import type { LineSeriesOption, XAXisComponentOption, YAXisComponentOption } from 'echarts';
 import { draw } from '#src/plot/draw';
 import { colours, distinct } from '#src/plot/palette';
 import { formatCell, type Axis, type Plot } from './report.js';
@@ -35,7 +35,7 @@ export function drawPlot({ x, y, series }: Plot): Promise<string> {
         textStyle: { color: colours.ink, fontSize: 11 },
       },
       xAxis: { ...axis(x), nameGap: 32 },
-      yAxis: { ...axis(y), nameGap: 68 } as object,
+      yAxis: { ...axis(y), nameGap: 68 },
       series: lines,
     },
     { width: WIDTH, height: HEIGHT },
@@ -46,7 +46,7 @@ function isOn({ scale }: Axis, value: number): boolean {
   return scale === 'linear' || value > 0;
 }
 
-function axis({ name, unit, scale }: Axis): XAXisComponentOption {
+function axis({ name, unit, scale }: Axis): XAXisComponentOption & YAXisComponentOption {
   return {
     type: scale === 'log' ? 'log' : 'value',
     name,

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
+import { ControlClient, parseControlAddress } from 'cofferdam';
 import { runCli } from '../support/cli.js';
 import { temporaryDirectory } from '../support/directory.js';
 import { readPage } from '../support/markup.js';
@@ -140,4 +141,9 @@ test('a served cluster is reported on, whoever does the work', async () => {
     expect(barsOf(page)).toBeGreaterThanOrEqual(ids.length);
   }
   expect(existsSync(directory.file('x'))).toBe(true);
+  // The list of all jobs stays short.
+  await using client = new ControlClient({ address: parseControlAddress(directory.file('b.control')) });
+  const { backups } = await client.status();
+  expect(backups).toMatchObject([{ state: 'done', result: { generation: 3 } }]);
+  expect(backups[0]?.result).not.toHaveProperty('timeline');
 });
