@@ -94,41 +94,41 @@ test('the usage names every suite', async () => {
   expect(named).toEqual(Object.keys(suites));
 });
 
-needs(
-  'fio',
-  'qemu-storage-daemon',
-  'xxhsum',
-)('a given image is measured with and left as it was', async () => {
-  await using directory = temporaryDirectory();
-  const image = directory.file('given.img');
-  const bytes = randomBytes(MiB, 1);
-  await writeFile(image, bytes);
-  const { exitCode, stdout, stderr } = await runBench('--device', image, '--smoke', '--json');
-  expect(exitCode, stderr).toBe(0);
-  const reports = output.parse(JSON.parse(stdout)).suites;
-  expect(reports.map(({ name, tables }) => [name, ...tables.map(({ title }) => title)])).toEqual([
-    [
-      'hash',
-      'One thread, called from JavaScript',
-      'xxh64 of 100 KiB, over and over',
-      'xxh64 of given.img, 1.0 MiB: time',
-      'xxh64 of given.img, 1.0 MiB: processor time',
-      'blake3 of given.img, 1.0 MiB: time',
-      'blake3 of given.img, 1.0 MiB: processor time',
-    ],
-    ['stall', 'Writes to copies of given.img', 'cofferdam / qemu-storage-daemon, copies of given.img'],
-    ['copy', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
-    ['restore', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
-    [
-      'verify',
-      'given.img, 1.0 MiB, xxh64: time',
-      'given.img, 1.0 MiB, xxh64: processor time',
-      'given.img, 1.0 MiB, blake3: time',
-      'given.img, 1.0 MiB, blake3: processor time',
-    ],
-  ]);
-  expect(Buffer.compare(await readFile(image), bytes)).toBe(0);
-});
+needs('fio', 'qemu-storage-daemon', 'xxhsum')(
+  'a given image is measured with and left as it was',
+  async () => {
+    await using directory = temporaryDirectory();
+    const image = directory.file('given.img');
+    const bytes = randomBytes(MiB, 1);
+    await writeFile(image, bytes);
+    const { exitCode, stdout, stderr } = await runBench('--device', image, '--smoke', '--json');
+    expect(exitCode, stderr).toBe(0);
+    const reports = output.parse(JSON.parse(stdout)).suites;
+    expect(reports.map(({ name, tables }) => [name, ...tables.map(({ title }) => title)])).toEqual([
+      [
+        'hash',
+        'One thread, called from JavaScript',
+        'xxh64 of 100 KiB, over and over',
+        'xxh64 of given.img, 1.0 MiB: time',
+        'xxh64 of given.img, 1.0 MiB: processor time',
+        'blake3 of given.img, 1.0 MiB: time',
+        'blake3 of given.img, 1.0 MiB: processor time',
+      ],
+      ['stall', 'Writes to copies of given.img', 'cofferdam / qemu-storage-daemon, copies of given.img'],
+      ['copy', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
+      ['restore', 'given.img, 1.0 MiB: time', 'given.img, 1.0 MiB: processor time'],
+      [
+        'verify',
+        'given.img, 1.0 MiB, xxh64: time',
+        'given.img, 1.0 MiB, xxh64: processor time',
+        'given.img, 1.0 MiB, blake3: time',
+        'given.img, 1.0 MiB, blake3: processor time',
+      ],
+    ]);
+    expect(Buffer.compare(await readFile(image), bytes)).toBe(0);
+  },
+  180_000,
+);
 
 /** Whether a table has anything to draw as bars. */
 function hasRatio({ columns, rows }: z.infer<typeof table>): boolean {
