@@ -1,5 +1,6 @@
 import { BlockState, hashLengthBytes, type CopyJob } from '../core/core.js';
 import { CofferdamError, invariant, isCofferdamError, messageOf } from '../runtime/errors.js';
+import { forEachParallel } from '../runtime/parallel.js';
 import { MiB } from '../runtime/sizes.js';
 import type { CutSource } from '../servers/control.js';
 import { throwIfCancelled } from './cancellation.js';
@@ -7,8 +8,12 @@ import type { CopyContext, DeviceCopy } from './copy-context.js';
 import { newLeafBlocks, type LeafBlocks } from './image/block-map.js';
 import { LEAF_BLOCKS } from './image/map-shape.js';
 
-/** The most that is read through a device, or passed to a sink without a descriptor, at a time. */
+/** The most that passes through a sink without a descriptor at a time. */
 const BUFFER_BYTES = 4 * MiB;
+
+/** The most that is read through a device in one piece, and how many pieces of a leaf are under way at once. */
+const PIECE_BYTES = MiB;
+const PIECES_AT_ONCE = 4;
 
 /**
  * The copy of the blocks under one leaf of the block map. The core reads a native source directly and reports the blocks
@@ -43,11 +48,9 @@ export class LeafCopy {
       if (native) {
         await this.#run(from, to, { fd: native.fd });
         // What is newer than the cut on the device is taken from its pre-images.
-        for (const [start, end] of runs(from, to, (i) => states[i] === BlockState.Preserved)) {
-          await this.#pull(start, end);
-        }
+        await this.#pull(from, to, (i) => states[i] === BlockState.Preserved);
       } else {
-        for (const [start, end] of runs(from, to, (i) => this.#isSelected(i))) await this.#pull(start, end);
+        await this.#pull(from, to, (i) => this.#isSelected(i));
       }
     }
     this.#count();
@@ -71,19 +74,18 @@ export class LeafCopy {
     return ((selected[Math.floor(block / 32)] ?? 0) & (1 << (block & 31))) !== 0;
   }
 
-  /** Copies blocks [from, to) of this leaf through the source's device. */
-  async #pull(from: number, to: number): Promise<void> {
-    const { blockSizeBytes } = this.#context;
-    const step = Math.max(1, Math.floor(BUFFER_BYTES / blockSizeBytes));
-    for (let start = from; start < to; start += step) {
-      const end = Math.min(to, start + step);
+  /** Copies those of blocks [from, to) of this leaf that are wanted through the source's device. */
+  async #pull(from: number, to: number, isWanted: (index: number) => boolean): Promise<void> {
+    const most = Math.max(1, Math.floor(PIECE_BYTES / this.#context.blockSizeBytes));
+    // What clients overwrite lies scattered, a block here and there: one after the other would be mostly waiting.
+    await forEachParallel([...runs(from, to, most, isWanted)], PIECES_AT_ONCE, async ([start, end]) => {
       throwIfCancelled(this.#device.signal);
       const bytes = await this.#read(start, end);
       // The content as of the cut is in our hands, so its pre-images can go.
       this.#source.markCopied(this.#firstBlock + start, end - start);
       if (bytes) await this.#run(start, end, { bytes });
       else this.#blocks.states.fill(BlockState.Zero, start, end);
-    }
+    });
   }
 
   /** The content of blocks [from, to) of this leaf, or undefined where the allocation map says that it is all zeros. */
@@ -182,8 +184,13 @@ function isCutLost(error: unknown): error is CofferdamError {
   return isCofferdamError(error, 'SNAPSHOT_BROKEN') || isCofferdamError(error, 'CUT_VOID');
 }
 
-/** The maximal runs [start, end) within [from, to) in which `belongs` holds. */
-function* runs(from: number, to: number, belongs: (index: number) => boolean): Generator<[number, number]> {
+/** The runs [start, end) within [from, to) in which `belongs` holds, each as long as it can be, but for `most`. */
+function* runs(
+  from: number,
+  to: number,
+  most: number,
+  belongs: (index: number) => boolean,
+): Generator<[number, number]> {
   let start = from;
   while (start < to) {
     if (!belongs(start)) {
@@ -191,7 +198,7 @@ function* runs(from: number, to: number, belongs: (index: number) => boolean): G
       continue;
     }
     let end = start + 1;
-    while (end < to && belongs(end)) end++;
+    while (end < to && end - start < most && belongs(end)) end++;
     yield [start, end];
     start = end;
   }
