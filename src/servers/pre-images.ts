@@ -17,8 +17,8 @@ export interface PreImageLimits {
 }
 
 /**
- * The old contents of blocks that were overwritten while a snapshot is live: in memory up to a limit, then in a spill
- * file up to another. Blocks that held only zeros cost one bit.
+ * The old contents of what was overwritten while a snapshot is live, unit by unit: in memory up to a limit, then in a spill
+ * file up to another. Units that held only zeros cost one bit.
  */
 export class PreImageStore implements AsyncDisposable {
   readonly #limits: Required<PreImageLimits>;
@@ -31,11 +31,11 @@ export class PreImageStore implements AsyncDisposable {
   #spillFile: Promise<FileHandle> | undefined;
 
   constructor(
-    readonly blockSizeBytes: number,
-    blockCount: number,
+    readonly unitBytes: number,
+    unitCount: number,
     limits: PreImageLimits = {},
   ) {
-    this.#zeros = new SharedBitmap(blockCount);
+    this.#zeros = new SharedBitmap(unitCount);
     this.#limits = {
       memoryBytes: limits.memoryBytes ?? 64 * MiB,
       spillBytes: limits.spillBytes ?? GiB,
@@ -44,27 +44,17 @@ export class PreImageStore implements AsyncDisposable {
   }
 
   /**
-   * Keeps `bytes`, the whole old content of `block`. The caller leaves them alone from now on.
+   * Keeps `bytes`, the whole old content of `unit`. The caller leaves them alone from now on.
    *
    * @throws CofferdamError SNAPSHOT_BROKEN when both limits are reached or the spill file cannot be written.
    */
-  async put(block: number, bytes: Uint8Array): Promise<void> {
-    if (isZero(bytes)) {
-      this.#zeros.add(block);
-      return;
-    }
-    if (this.#memoryUsedBytes + bytes.length <= this.#limits.memoryBytes) {
-      this.#memoryUsedBytes += bytes.length;
-      // A part would keep the whole that it is of in memory.
-      const isWhole = bytes.length === bytes.buffer.byteLength;
-      this.#inMemory.set(block, isWhole ? bytes : bytes.slice());
-      return;
-    }
+  async put(unit: number, bytes: Uint8Array): Promise<void> {
+    if (this.putNow(unit, bytes)) return;
     const slot = this.#freeSlots.pop() ?? this.#newSlot();
     try {
       this.#spillFile ??= openNameless(this.#limits.directory);
       const file = await this.#spillFile;
-      const { bytesWritten } = await file.write(bytes, 0, bytes.length, slot * this.blockSizeBytes);
+      const { bytesWritten } = await file.write(bytes, 0, bytes.length, slot * this.unitBytes);
       if (bytesWritten !== bytes.length) throw new Error('the disk is full');
     } catch (cause) {
       throw new CofferdamError(
@@ -73,43 +63,54 @@ export class PreImageStore implements AsyncDisposable {
         { cause },
       );
     }
-    this.#spilled.set(block, slot);
+    this.#spilled.set(unit, slot);
   }
 
-  /** Copies `into.length` bytes of the pre-image of `block`, from `skipBytes` on, into `into`. */
-  async get(block: number, skipBytes: number, into: Uint8Array): Promise<void> {
-    const bytes = this.#inMemory.get(block);
+  /** The same, at once; false, and nothing was kept, where it has to be spilled. */
+  putNow(unit: number, bytes: Uint8Array): boolean {
+    if (isZero(bytes)) {
+      this.#zeros.add(unit);
+      return true;
+    }
+    if (this.#memoryUsedBytes + bytes.length > this.#limits.memoryBytes) return false;
+    this.#memoryUsedBytes += bytes.length;
+    // A part would keep the whole that it is of in memory.
+    const isWhole = bytes.length === bytes.buffer.byteLength;
+    this.#inMemory.set(unit, isWhole ? bytes : bytes.slice());
+    return true;
+  }
+
+  /** Copies `into.length` bytes of the pre-image of `unit`, from `skipBytes` on, into `into`. */
+  async get(unit: number, skipBytes: number, into: Uint8Array): Promise<void> {
+    const bytes = this.#inMemory.get(unit);
     if (bytes) {
       into.set(bytes.subarray(skipBytes, skipBytes + into.length));
       return;
     }
-    const slot = this.#spilled.get(block);
+    const slot = this.#spilled.get(unit);
     if (slot !== undefined && this.#spillFile) {
       const file = await this.#spillFile;
-      const { bytesRead } = await file.read(into, 0, into.length, slot * this.blockSizeBytes + skipBytes);
+      const { bytesRead } = await file.read(into, 0, into.length, slot * this.unitBytes + skipBytes);
       if (bytesRead === into.length) return;
-      throw new CofferdamError(
-        'SNAPSHOT_BROKEN',
-        `the spill file of pre-images is damaged at block ${block}`,
-      );
+      throw new CofferdamError('SNAPSHOT_BROKEN', `the spill file of pre-images is damaged at unit ${unit}`);
     }
-    if (this.#zeros.has(block)) {
+    if (this.#zeros.has(unit)) {
       into.fill(0);
       return;
     }
-    throw new CofferdamError('SNAPSHOT_BROKEN', `the pre-image of block ${block} was already given up`);
+    throw new CofferdamError('SNAPSHOT_BROKEN', `the pre-image of unit ${unit} was already given up`);
   }
 
-  /** Gives up the pre-image of a block that has been copied. */
-  free(block: number): void {
-    const bytes = this.#inMemory.get(block);
+  /** Gives up the pre-image of a unit that has been copied. */
+  free(unit: number): void {
+    const bytes = this.#inMemory.get(unit);
     if (bytes) {
       this.#memoryUsedBytes -= bytes.length;
-      this.#inMemory.delete(block);
+      this.#inMemory.delete(unit);
     }
-    const slot = this.#spilled.get(block);
+    const slot = this.#spilled.get(unit);
     if (slot !== undefined) {
-      this.#spilled.delete(block);
+      this.#spilled.delete(unit);
       this.#freeSlots.push(slot);
     }
   }
@@ -123,7 +124,7 @@ export class PreImageStore implements AsyncDisposable {
   }
 
   #newSlot(): number {
-    if ((this.#slots + 1) * this.blockSizeBytes > this.#limits.spillBytes) {
+    if ((this.#slots + 1) * this.unitBytes > this.#limits.spillBytes) {
       throw new CofferdamError(
         'SNAPSHOT_BROKEN',
         `pre-images reached their limit of ${formatBytes(this.#limits.memoryBytes)} in memory and ` +
