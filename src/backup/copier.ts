@@ -1,5 +1,6 @@
 import { SharedBitmap } from '../core/bitmap.js';
 import { forEachParallel } from '../runtime/parallel.js';
+import { KiB } from '../runtime/sizes.js';
 import type { CutSource, ServerControl } from '../servers/control.js';
 import { CancelWord, throwIfCancelled } from './cancellation.js';
 import type { CopyContext, DeviceCopy } from './copy-context.js';
@@ -8,6 +9,9 @@ import type { NodePointer } from './image/layout.js';
 import { LEAF_BLOCKS } from './image/map-shape.js';
 import { LeafCopy } from './leaf-copy.js';
 import type { DeviceCopier } from './strategies.js';
+
+/** What is looked at first to see whether a range is all hole. */
+const FIRST_BYTES = 4 * KiB;
 
 /** How many leaves are asked about at once within a hole. A file in small pieces has many extents to tell of. */
 const MOST_HOLE_LEAVES = 16;
@@ -121,8 +125,12 @@ async function* dataLeaves(device: DeviceCopy, map: BlockMapWriter): AsyncGenera
 /** Whether the contents as of the cut are known to be zeros without reading them. */
 async function isHole(source: CutSource, offsetBytes: number, lengthBytes: number): Promise<boolean> {
   try {
-    const extents = await source.device.allocation(offsetBytes, lengthBytes);
-    return extents.every(({ kind }) => kind === 'zero');
+    // Some file systems take long to find where data ends, so first whether it begins at once.
+    for (const part of [Math.min(lengthBytes, FIRST_BYTES), lengthBytes]) {
+      const extents = await source.device.allocation(offsetBytes, part);
+      if (extents.some(({ kind }) => kind === 'data')) return false;
+    }
+    return true;
   } catch {
     // Whoever reads there finds out what is wrong, and where.
     return false;

@@ -216,9 +216,14 @@ export class Snapshot implements CutSource {
       return false;
     }
     if (done[0] !== 1) return false;
-    for (let unit = first; unit < end; unit++) {
-      if (!this.#preImages.putNow(unit, this.#partOf(bytes, unit - first))) return false;
-      this.#markSaved(unit);
+    try {
+      for (let unit = first; unit < end; unit++) {
+        // Invariant 2: the pre-image is in the store before a bit says so.
+        if (!this.#preImages.putNow(unit, this.#partOf(bytes, unit - first))) return false;
+        this.#markSaved(unit);
+      }
+    } catch (error) {
+      this.break(messageOf(error));
     }
     return true;
   }
@@ -236,7 +241,6 @@ export class Snapshot implements CutSource {
     await this.#live.read(offsetBytes, bytes);
     for (let unit = first; unit < end; unit++) {
       if (this.#saved.has(unit)) continue;
-      // Invariant 2: the pre-image is in the store before a bit says so.
       await this.#preImages.put(unit, this.#partOf(bytes, unit - first));
       this.#markSaved(unit);
     }

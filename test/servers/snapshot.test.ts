@@ -1,12 +1,14 @@
-import { readdir } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import type { BlockDevice } from '#src/devices/block-device';
 import { MemoryDevice } from '#src/devices/memory';
+import { openDevice } from '#src/devices/open';
 import { Random } from '#src/runtime/random';
 import { MiB } from '#src/runtime/sizes';
 import type { CutRequest, CutSource } from '#src/servers/control';
 import type { PreImageLimits } from '#src/servers/pre-images';
 import { StorageServer } from '#src/servers/server';
+import { randomBytes } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';
 import { GatedDevice } from '../support/gated-device.js';
 import { isSettled, turns } from '../support/manual-clock.js';
@@ -196,6 +198,65 @@ describe('a snapshot', () => {
     await write;
   });
 
+  test('finds thousands of pre-images again, wherever they are, and uses the space of those given up', async () => {
+    await using directory = temporaryDirectory();
+    const random = new Random(testSeed());
+    const size = 8 * MiB;
+    const device = new MemoryDevice(size);
+    // The whole device has no room there at once.
+    await using server = start(device, {
+      memoryBytes: 16 * BLOCK,
+      spillBytes: 6 * MiB,
+      directory: directory.path,
+    });
+    const original = randomBytes(size, random.uint32());
+    await device.write(0, original);
+    await using source = await snapshot(server);
+    const overwrite = async (from: number, to: number): Promise<void> => {
+      const blocks = Array.from({ length: (to - from) / BLOCK }, (_, i) => from / BLOCK + i);
+      for (let i = blocks.length - 1; i > 0; i--) {
+        const j = random.below(i + 1);
+        [blocks[i], blocks[j]] = [blocks[j] ?? 0, blocks[i] ?? 0];
+      }
+      const writes = blocks.map((block) =>
+        server.client.write(block * BLOCK + random.below(4000), filled(7, 32)),
+      );
+      await Promise.all(writes);
+    };
+    const expectOriginal = async (from: number): Promise<void> => {
+      const seen = new Uint8Array(size - from);
+      await source.device.read(from, seen);
+      expect(Buffer.compare(seen, original.subarray(from))).toBe(0);
+    };
+    await overwrite(0, 5 * MiB);
+    await expectOriginal(0);
+    source.markCopied(0, (4 * MiB) / BLOCK);
+    await expectOriginal(4 * MiB);
+    await overwrite(5 * MiB, size);
+    await expectOriginal(4 * MiB);
+    await source.assertIntact();
+  });
+
+  test('on a file, in the same turn, saves just what a write changes', async () => {
+    await using directory = temporaryDirectory();
+    const path = directory.file('a.img');
+    await writeFile(path, filled(1, 64 * BLOCK));
+    await using server = start(await openDevice(path));
+    await using source = await snapshot(server, { blockSizeBytes: 16 * BLOCK });
+    for (let block = 0; block < 64; block += 3) await server.client.write(block * BLOCK + 7, filled(2, 1));
+    await server.client.write(20 * BLOCK, filled(3, 30 * BLOCK));
+    expect(Buffer.compare(await contents(source.device), filled(1, 64 * BLOCK))).toBe(0);
+    const before = await contents(server.client);
+    expect([before[7], before[8], before[20 * BLOCK]]).toEqual([2, 1, 3]);
+    // What is copied is saved no more, and what is not still is.
+    source.markCopied(0, 1);
+    await server.client.write(0, filled(4, 32 * BLOCK));
+    const rest = new Uint8Array(48 * BLOCK);
+    await source.device.read(16 * BLOCK, rest);
+    expect(Buffer.compare(rest, filled(1, 48 * BLOCK))).toBe(0);
+    await source.assertIntact();
+  });
+
   test('breaks at its limit, and the write goes on', async () => {
     await using directory = temporaryDirectory();
     const device = new MemoryDevice(16 * BLOCK);
@@ -211,11 +272,12 @@ describe('a snapshot', () => {
   });
 
   test('breaks when the spill folder cannot be used, and the write goes on', async () => {
-    const device = new MemoryDevice(4 * BLOCK);
+    const device = new MemoryDevice(4 * MiB);
     await using server = start(device, { memoryBytes: 0, directory: '/does/not/exist' });
-    await device.write(0, filled(1, BLOCK));
+    await device.write(0, filled(1, 4 * MiB));
     await using source = await snapshot(server);
-    await server.client.write(0, filled(2, 1));
+    await server.client.write(0, filled(2, 4 * MiB));
+    expect(Buffer.compare(await contents(server.client), filled(2, 4 * MiB))).toBe(0);
     await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
   });
 

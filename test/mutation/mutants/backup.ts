@@ -65,12 +65,7 @@ export const backupMutants: readonly Mutant[] = [
   {
     name: 'pre-images are left out of the copy',
     file: 'backup/leaf-copy.ts',
-    edits: [
-      [
-        '          await this.#pull(start, end);\n        }\n      } else',
-        '          void [start, end];\n        }\n      } else',
-      ],
-    ],
+    edits: [['await this.#pull(from, to, (i) => states[i] === BlockState.Preserved);', 'void states;']],
     killer: { test: 'test/backup/consistency-portable.test.ts', name: "'snapshot', 8 writers" },
   },
   {

@@ -12,8 +12,8 @@ export const snapshotMutants: readonly Mutant[] = [
         '    const end = offsetBytes + into.length;\n    const before = [...this.#blocksOf(offsetBytes, end)].map(({ block }) => this.preserved.has(block));\n    await this.#live.read(offsetBytes, into);',
       ],
       [
-        '      if (this.preserved.has(block)) {\n        const target',
-        '      if (before.shift()) {\n        const target',
+        '      if (!this.preserved.has(block)) continue;\n      for',
+        '      if (!before.shift()) continue;\n      for',
       ],
     ],
     killer: 'simulator',
@@ -23,12 +23,12 @@ export const snapshotMutants: readonly Mutant[] = [
     file,
     edits: [
       [
-        '      this.preserved.add(block);\n',
-        '      const later = this.#live.read(offsetBytes, new Uint8Array(bytes.length));\n      void later.then(() => this.preserved.add(block));\n',
+        '      await this.#preImages.put(unit, this.#partOf(bytes, unit - first));\n      this.#markSaved(unit);',
+        '      await this.#preImages.put(unit, this.#partOf(bytes, unit - first));\n      const later = this.#live.read(offsetBytes, new Uint8Array(bytes.length));\n      void later.then(() => this.#markSaved(unit));',
       ],
       [
-        '        await this.#saveOnce(block, end);',
-        '        await this.#saveOnce(block, end);\n        block = end;',
+        '        if (!this.#saveNow(unit, end)) await this.#saveOnce(unit, end);',
+        '        await this.#saveOnce(unit, end);\n        unit = end;',
       ],
     ],
     killer: 'simulator',
@@ -37,22 +37,26 @@ export const snapshotMutants: readonly Mutant[] = [
     name: '`preserved` is set before the pre-image is in the store',
     file,
     edits: [
+      ['      await this.#preImages.put', '      this.#markSaved(unit);\n      await this.#preImages.put'],
       [
-        '      await this.#preImages.put',
-        '      this.preserved.add(block);\n      await this.#preImages.put',
+        'await this.#preImages.put(unit, this.#partOf(bytes, unit - first));\n      this.#markSaved(unit);',
+        'await this.#preImages.put(unit, this.#partOf(bytes, unit - first));',
       ],
-      ['      this.preserved.add(block);\n    }', '    }'],
     ],
     killer: { test: 'test/servers/snapshot.test.ts', name: 'readable at every moment' },
   },
   {
-    name: 'a pre-image is saved anew by every write to its block',
+    name: 'a pre-image is saved anew by every write to its place',
     file,
     edits: [
-      ['return !this.copied.has(block) && !this.preserved.has(block);', 'return !this.copied.has(block);'],
       [
-        '        await this.#saveOnce(block, end);',
-        '        await this.#saveOnce(block, end);\n        block = end;',
+        'return !this.copied.has(this.#blockOf(unit)) && !this.#saved.has(unit);',
+        'return !this.copied.has(this.#blockOf(unit));',
+      ],
+      ['      if (this.#saved.has(unit)) continue;\n', ''],
+      [
+        '        if (!this.#saveNow(unit, end)) await this.#saveOnce(unit, end);',
+        '        await this.#saveOnce(unit, end);\n        unit = end;',
       ],
     ],
     killer: 'simulator',
@@ -60,17 +64,14 @@ export const snapshotMutants: readonly Mutant[] = [
   {
     name: 'a write does not wait for a pre-image that another write is saving',
     file,
-    edits: [['        await saving;\n      } else if', '        block++;\n      } else if']],
+    edits: [['        await saving;\n      } else if', '        unit++;\n      } else if']],
     killer: 'simulator',
   },
   {
-    name: 'copy-before-write saves only the first block of a write',
+    name: 'copy-before-write saves only where a write begins',
     file,
     edits: [
-      [
-        'Math.floor((offsetBytes + lengthBytes - 1) / this.blockSizeBytes)',
-        'Math.floor(offsetBytes / this.blockSizeBytes)',
-      ],
+      ['Math.floor((offsetBytes + lengthBytes - 1) / UNIT_BYTES)', 'Math.floor(offsetBytes / UNIT_BYTES)'],
     ],
     killer: 'simulator',
   },
@@ -101,6 +102,37 @@ export const snapshotMutants: readonly Mutant[] = [
     file,
     edits: [["this.preserved.has(block) ? 'data' : 'zero'", "'zero'"]],
     killer: { test: 'test/servers/snapshot.test.ts', name: 'trimmed after its pre-image' },
+  },
+  {
+    name: 'what the page cache has is saved only after the write',
+    file,
+    edits: [
+      [
+        '        if (!this.#saveNow(unit, end)) await this.#saveOnce(unit, end);',
+        '        setImmediate(() => this.#saveNow(unit, end));\n        unit = end;',
+      ],
+    ],
+    killer: { test: 'test/servers/snapshot.test.ts', name: 'on a file, in the same turn' },
+  },
+  {
+    name: 'a unit that was written to the spill file is looked for in the place of another',
+    file: 'servers/spill-file.ts',
+    edits: [
+      ['else this.#inFile.set(unit, slot);', 'else this.#inFile.set(unit, slot === 0 ? 1 : slot - 1);'],
+    ],
+    killer: { test: 'test/servers/snapshot.test.ts', name: 'thousands of pre-images' },
+  },
+  {
+    name: 'a slot of the spill file is used again while something is on its way there',
+    file: 'servers/spill-file.ts',
+    edits: [
+      ['if (leaving) leaving.isFreed = true;', 'if (leaving) this.#freeSlots.push(leaving.slot);'],
+      [
+        '        if (isFreed) this.#freeSlots.push(slot);\n        else this.#inFile',
+        '        if (!isFreed) this.#inFile',
+      ],
+    ],
+    killer: { test: 'test/servers/snapshot.test.ts', name: 'thousands of pre-images' },
   },
   {
     name: 'a snapshot that was closed stays with its server',
