@@ -59,7 +59,7 @@ export class RestoreTarget {
         { device: path },
       );
     }
-    return new RestoreTarget(path, sizeBytes, isFile, device, undefined, core);
+    return new RestoreTarget(path, sizeBytes, false, device, undefined, core);
   }
 
   get device(): BlockDevice {
@@ -71,12 +71,14 @@ export class RestoreTarget {
     return this.#aside === undefined;
   }
 
-  /** Empties a file that was there and gives it its size. */
+  /**
+   * Gives a file that was there its size. It is not emptied first: to write over pages that are there costs less than to
+   * free them and get new ones.
+   */
   async prepare(): Promise<void> {
-    if (!this.isInPlace || !this.isBlank) return;
     const fd = this.#device.nativeSource?.fd;
+    if (!(this.#device instanceof FileDevice) || this.#device.sizeBytes === this.sizeBytes) return;
     invariant(fd !== undefined, 'a file has a descriptor');
-    await promisify(ftruncate)(fd, 0);
     await promisify(ftruncate)(fd, this.sizeBytes);
     // A device has the size that its file had when it was opened.
     await this.#device.close();
