@@ -184,16 +184,17 @@ describe('a snapshot', () => {
 
   test('is readable at every moment while a pre-image is on its way to the spill file', async () => {
     await using directory = temporaryDirectory();
-    const device = new MemoryDevice(4 * BLOCK);
+    // More than is written to the file at once, so that some have to wait.
+    const device = new MemoryDevice(6 * MiB);
     await using server = start(device, { memoryBytes: 0, directory: directory.path });
-    await device.write(0, filled(1, 4 * BLOCK));
+    await device.write(0, filled(1, 6 * MiB));
     await using source = await snapshot(server);
     let writing = true;
-    const write = server.client.write(0, filled(2, 4 * BLOCK)).finally(() => (writing = false));
+    const write = server.client.write(0, filled(2, 6 * MiB)).finally(() => (writing = false));
     while (writing) {
       const seen = contents(source.device);
       await new Promise((resolve) => setImmediate(resolve));
-      expect(Buffer.compare(await seen, filled(1, 4 * BLOCK))).toBe(0);
+      expect(Buffer.compare(await seen, filled(1, 6 * MiB))).toBe(0);
     }
     await write;
   });

@@ -123,18 +123,6 @@ export const snapshotMutants: readonly Mutant[] = [
     killer: { test: 'test/servers/snapshot.test.ts', name: 'thousands of pre-images' },
   },
   {
-    name: 'a slot of the spill file is used again while something is on its way there',
-    file: 'servers/spill-file.ts',
-    edits: [
-      ['if (leaving) leaving.isFreed = true;', 'if (leaving) this.#freeSlots.push(leaving.slot);'],
-      [
-        '        if (isFreed) this.#freeSlots.push(slot);\n        else this.#inFile',
-        '        if (!isFreed) this.#inFile',
-      ],
-    ],
-    killer: { test: 'test/servers/snapshot.test.ts', name: 'thousands of pre-images' },
-  },
-  {
     name: 'a snapshot that was closed stays with its server',
     file,
     edits: [['    this.#onClose();\n', '']],
