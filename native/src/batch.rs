@@ -95,18 +95,53 @@ impl Waiting {
 /// have been filled in part.
 #[cfg(target_os = "linux")]
 pub fn read_cached(file: &OpenFile, waiting: Waiting, offset: u64, into: &[AtomicU8]) -> Cached {
+    let start = into.as_ptr().cast_mut().cast();
+    // SAFETY: `into` lives for the whole call; its elements are atomics, so they may be written to through a shared
+    // reference.
+    unsafe { read_cached_to(file, waiting, offset, start, into.len()) }
+}
+
+/// Adds `length` bytes from `offset` on to `into` if the page cache has them; never waits for a medium.
+#[cfg(target_os = "linux")]
+pub fn read_cached_onto(
+    file: &OpenFile,
+    waiting: Waiting,
+    offset: u64,
+    length: usize,
+    into: &mut Vec<u8>,
+) -> Cached {
+    into.reserve(length);
+    let start = into.spare_capacity_mut().as_mut_ptr().cast();
+    // SAFETY: there is room for `length` bytes from `start` on, which nobody else uses.
+    let cached = unsafe { read_cached_to(file, waiting, offset, start, length) };
+    if let Cached::Yes = cached {
+        // SAFETY: all of them were filled in.
+        unsafe { into.set_len(into.len() + length) };
+    }
+    cached
+}
+
+/// # Safety
+/// `length` bytes from `start` on may be written to.
+#[cfg(target_os = "linux")]
+unsafe fn read_cached_to(
+    file: &OpenFile,
+    waiting: Waiting,
+    offset: u64,
+    start: *mut libc::c_void,
+    length: usize,
+) -> Cached {
     let Ok(offset) = libc::off_t::try_from(offset) else {
         return Cached::No;
     };
     let piece = libc::iovec {
-        iov_base: into.as_ptr().cast_mut().cast(),
-        iov_len: into.len(),
+        iov_base: start,
+        iov_len: length,
     };
-    // SAFETY: `piece` is all of `into`, which lives for the whole call; its elements are atomics, so they may be written
-    // to through a shared reference.
+    // SAFETY: as the caller promises, for all of `piece`.
     let count = unsafe { libc::preadv2(file.fd(), &raw const piece, 1, offset, waiting.flags()) };
     match usize::try_from(count) {
-        Ok(count) if count == into.len() => Cached::Yes,
+        Ok(count) if count == length => Cached::Yes,
         Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) => {
             Cached::Unsupported
         }

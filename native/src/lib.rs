@@ -16,11 +16,14 @@ mod copy;
 mod error;
 mod extents;
 mod file;
+mod gate;
 mod geometry;
 mod hash;
 mod job;
 mod lock;
 mod memory;
+#[cfg(target_os = "linux")]
+pub mod nbd;
 mod restore;
 mod segment;
 mod source;
@@ -42,7 +45,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// Changes with every change of this file's functions, so that `src/core/native.ts` notices a stale build.
 #[napi]
-pub const INTERFACE_VERSION: u32 = 3;
+pub const INTERFACE_VERSION: u32 = 4;
 
 /// A failure as JavaScript sees it: what returns this may return it in place of its result.
 #[napi(object, object_from_js = false)]

@@ -1,3 +1,3 @@
-//! What threads share words by. `proof/copier` compiles the modules that use it with loom's in their place.
+//! What threads share words by. `proof/` compiles the modules that use it with loom's in their place.
 
 pub use std::sync::atomic::{AtomicI32, AtomicU32, fence};

@@ -164,6 +164,62 @@ export interface Core {
   readCached(fd: number, batch: Batch, done: Uint8Array): void;
   /** Writes the places of batches, one after the other; the first failure ends it. Nobody changes their bytes meanwhile. */
   write(fd: number, batches: readonly Batch[]): Promise<void>;
+
+  /**
+   * Serves the transmission phase of an NBD connection on a thread of its own, which answers plain reads and writes and
+   * hands everything else over; absent in cores that cannot.
+   *
+   * @param onEvent called on this thread, with one of {@link NativeEvent}.
+   */
+  readonly serveConnection?: ServeConnection | undefined;
+}
+
+export type ServeConnection = (
+  job: ConnectionJob,
+  onEvent: (event: number, bytes: Buffer | null) => void,
+) => NativeConnection;
+
+/** A connection in transmission and the device behind it. */
+export interface ConnectionJob {
+  /** The connection keeps a descriptor of its own. */
+  socketFd: number;
+  deviceFd: number;
+  sizeBytes: number;
+  readOnly: boolean;
+  structuredReplies: boolean;
+  /** The gate to the device; it is kept until {@link NativeEvent} `Closed`. */
+  gate: Int32Array<SharedArrayBuffer>;
+  /** What the client has sent and someone else has received already. */
+  received: Uint8Array;
+}
+
+/** What the thread of a connection tells; the same numbers are used by the native core. */
+export const NativeEvent = {
+  /** Bytes that the client has sent, whole requests in their order. They are to be `consumed`. */
+  Handed: 0,
+  /** All replies that it was given are sent; after `end`, that everything is. */
+  Sent: 1,
+  /** The client sends no more. */
+  End: 2,
+  /** The last request has left a way of the gate that it found shut. */
+  Left: 3,
+  /** The thread has ended; the connection is to be closed. Nothing comes after it. */
+  Closed: 4,
+} as const;
+
+export interface NativeConnection {
+  /** Whole replies, to be sent in this order. */
+  send(replies: readonly Uint8Array[]): void;
+  /** So many of the bytes that were handed over take no memory any more, so more may come. */
+  consumed(count: number): void;
+  /** Begins no further request. */
+  refuse(): void;
+  /** Ends this side of the connection once everything is sent. */
+  end(): void;
+  /** Ends the connection at once. No request is let in by a gate that is opened after this has returned. */
+  cut(): void;
+  /** Cuts it and gives up what was open for it. */
+  close(): void;
 }
 
 /** Requests of one kind whose bytes lie in one buffer. */

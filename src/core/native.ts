@@ -10,11 +10,13 @@ import {
   type Core,
   type HashAlgorithm,
   type JobEnd,
+  type NativeConnection,
   type RestoreJob,
+  type ServeConnection,
 } from './core.js';
 
 /** What the native core must say its interface is; `INTERFACE_VERSION` of native/src/lib.rs. */
-const interfaceVersion = 3;
+const interfaceVersion = 4;
 
 const buildDirectory = fileURLToPath(new URL('../../native/build/', import.meta.url));
 
@@ -44,6 +46,8 @@ interface Binding {
   dataRanges(fd: number, offsetBytes: number, lengthBytes: number): Float64Array | Failure;
   readCached(fd: number, bytes: Uint8Array, places: Float64Array, done: Uint8Array): null | Failure;
   write(fd: number, bytes: Uint8Array[], places: Float64Array[]): Promise<null | Failure>;
+  /** On Linux only. */
+  serveConnection?: (...args: Parameters<ServeConnection>) => NativeConnection | Failure;
 }
 
 const functionNames: readonly (keyof Binding)[] = [
@@ -67,6 +71,7 @@ const functionNames: readonly (keyof Binding)[] = [
  */
 export function loadNative(): Core {
   const binding = loadBinding();
+  const serve = binding.serveConnection;
   return {
     name: 'native',
     hash(algorithm, bytes) {
@@ -92,6 +97,7 @@ export function loadNative(): Core {
       const places = batches.map((batch) => batch.places);
       resultOf(await binding.write(fd, bytes, places));
     },
+    serveConnection: serve && ((job, onEvent) => resultOf(serve(job, onEvent))),
   };
 }
 

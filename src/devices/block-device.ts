@@ -57,6 +57,8 @@ export interface BlockDevice extends AsyncDisposable {
    * When it fails, any of them may have been applied, and `write` tells which of them fail and why.
    */
   readonly writeBatch?: ((batches: readonly Batch[]) => Promise<void>) | undefined;
+  /** How native threads may read and write past this device's methods; absent where they may not. */
+  readonly nativePath?: NativePath | undefined;
 }
 
 export interface WriteOptions {
@@ -78,6 +80,18 @@ export interface Extent {
 /** A file descriptor of this process on which byte n is byte n of the device, as of the last answered write. */
 export interface NativeSource {
   readonly fd: number;
+  /** Whether a write to the descriptor is all that a write to the device is. Default false. */
+  readonly takesWrites?: boolean;
+}
+
+/** A way past JavaScript for plain reads and writes, whose gate says when it is open. */
+export interface NativePath {
+  /** On which byte n is byte n of the device. It may only be used while the gate lets a request in. */
+  readonly fd: number;
+  /** Four words: changes are shut out if not 0, changes inside, reads are shut out if not 0, reads inside. */
+  readonly gate: Int32Array<SharedArrayBuffer>;
+  /** To be called after the last request has left a way that it found shut. */
+  readonly left: () => void;
 }
 
 /**

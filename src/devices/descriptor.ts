@@ -50,7 +50,7 @@ export abstract class DescriptorDevice implements BlockDevice {
     this.name = descriptor.name;
     this.sizeBytes = descriptor.sizeBytes;
     this.capabilities = descriptor.capabilities;
-    this.nativeSource = { fd: descriptor.handle.fd };
+    this.nativeSource = { fd: descriptor.handle.fd, takesWrites: true };
     this.#descriptor = descriptor;
     this.#writes = new WriteQueue((batches) => descriptor.core.write(descriptor.handle.fd, batches));
     this.#sync = new DataSync(() =>

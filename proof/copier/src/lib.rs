@@ -1,4 +1,5 @@
-//! The copy loop of `native/`, the very files, on top of loom: shared words are loom's, and the device is made of them.
+//! The copy loop of `native/` and the gate that its connections pass, the very files, on top of loom: shared words are
+//! loom's, and the device is made of them.
 
 #[path = "../../../native/src/bitmap.rs"]
 pub mod bitmap;
@@ -12,6 +13,8 @@ pub mod copy;
 pub mod error;
 pub mod extents;
 pub mod file;
+#[path = "../../../native/src/gate.rs"]
+pub mod gate;
 #[path = "../../../native/src/hash.rs"]
 pub mod hash;
 #[path = "../../../native/src/job.rs"]
