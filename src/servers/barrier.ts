@@ -1,15 +1,17 @@
 import { CofferdamError, invariant } from '../runtime/errors.js';
 import type { Clock } from '../runtime/clock.js';
 import type { CutTicket, ReleaseAnswer } from './control.js';
+import { NativeGate, Shut } from './native-gate.js';
 
 /**
  * The write barrier of one server.
  *
  * Invariants:
  * 1. `word[0]` is 1 exactly while a hold is up.
- * 2. No request is admitted while the word is 1.
- * 3. `inFlight` is the number of requests admitted and not yet finished. It is raised in the same turn in which the
- *    request is admitted, so a drain never overlooks one that is about to start.
+ * 2. No request is admitted while the word is 1. The native gate is shut to changes then.
+ * 3. `inFlight` is the number of requests admitted and not yet finished, native ones included. It is raised in the same
+ *    turn in which the request is admitted, or before the gate is looked at, so a drain never overlooks one that is about
+ *    to start.
  * 4. Parked requests are admitted in the order in which they came, and before any request that comes later.
  * 5. The epoch only grows.
  * 6. A hold that has ended never comes up again, and only a release by its own ticket ends it unbroken.
@@ -17,6 +19,8 @@ import type { CutTicket, ReleaseAnswer } from './control.js';
 export class WriteBarrier {
   /** One word in memory shared with worker threads and native code: 1 while the barrier is up. */
   readonly word = new Int32Array(new SharedArrayBuffer(4));
+  /** What keeps the changes of native threads out while the barrier is up. */
+  readonly gate = new NativeGate();
   readonly #name: string;
   readonly #clock: Clock;
   readonly #parked: ParkedRequest[] = [];
@@ -25,7 +29,6 @@ export class WriteBarrier {
   #hold: Hold | undefined;
   /** How the last hold ended, so that a repeated release answers the same. */
   #lastRelease: { ticket: CutTicket; answer: ReleaseAnswer } | undefined;
-  readonly #idleWaiters: (() => void)[] = [];
 
   constructor(name: string, clock: Clock) {
     this.#name = name;
@@ -41,7 +44,7 @@ export class WriteBarrier {
   }
 
   get inFlight(): number {
-    return this.#inFlight;
+    return this.#inFlight + this.gate.changesInside;
   }
 
   get parked(): number {
@@ -73,7 +76,7 @@ export class WriteBarrier {
   /** @param requests as they were admitted. */
   finish(requests = 1): void {
     this.#inFlight -= requests;
-    if (this.#inFlight === 0) this.#wakeIdleWaiters();
+    if (this.#inFlight === 0) this.gate.wake();
   }
 
   /**
@@ -93,6 +96,7 @@ export class WriteBarrier {
     this.#epoch = epoch;
     this.#end(`a coordinator with the newer epoch ${epoch} took over`);
     Atomics.store(this.word, 0, 1);
+    this.gate.shutChanges(Shut.Barrier);
     const hold = new Hold({ epoch, coordinator: ticket.coordinator }, this.#clock.nowMs());
     this.#hold = hold;
     this.#lease(hold, leaseMs);
@@ -116,7 +120,8 @@ export class WriteBarrier {
 
   /** Resolves when every request admitted before the barrier went up has finished, or the hold has ended. */
   async drained(hold: Hold): Promise<void> {
-    while (this.#inFlight > 0 && this.#hold === hold) await this.#idleOrEnded();
+    while (this.inFlight > 0 && this.#hold === hold) await this.#idleOrEnded();
+    hold.drained = this.#hold === hold;
   }
 
   /**
@@ -133,7 +138,8 @@ export class WriteBarrier {
         { device: this.#name },
       );
     }
-    invariant(this.#inFlight === 0, 'contents are fixed only when nothing is in flight');
+    // Not the native ones: who tries the gate now is counted for a moment, and turns back.
+    invariant(hold.drained && this.#inFlight === 0, 'contents are fixed only when nothing is in flight');
     hold.confirmed = true;
   }
 
@@ -170,13 +176,13 @@ export class WriteBarrier {
     this.#lower();
   }
 
-  /** Resolves when no admitted request is unfinished. */
+  /** Resolves when no admitted request is unfinished. The gate is shut. */
   async idle(): Promise<void> {
-    while (this.#inFlight > 0) await this.#idleOrEnded();
+    while (this.inFlight > 0) await this.#idleOrEnded();
   }
 
   #idleOrEnded(): Promise<void> {
-    return new Promise((wake) => this.#idleWaiters.push(wake));
+    return this.gate.left();
   }
 
   #lease(hold: Hold, leaseMs: number): void {
@@ -200,7 +206,7 @@ export class WriteBarrier {
     if (oldest)
       hold.longestParkMs = Math.max(hold.longestParkMs, now - Math.max(oldest.parkedAtMs, hold.raisedAtMs));
     this.#lastRelease = { ticket: hold.ticket, answer: hold.answer(now) };
-    this.#wakeIdleWaiters();
+    this.gate.wake();
   }
 
   #lower(): void {
@@ -210,10 +216,8 @@ export class WriteBarrier {
       this.#inFlight += request.requests;
       request.begin();
     }
-  }
-
-  #wakeIdleWaiters(): void {
-    for (const wake of this.#idleWaiters.splice(0)) wake();
+    // Last, so that what was parked is admitted before what comes later.
+    this.gate.openChanges(Shut.Barrier);
   }
 }
 
@@ -222,6 +226,8 @@ export class Hold {
   up = true;
   /** Set once the contents are fixed inside the barrier. */
   confirmed = false;
+  /** Set once nothing that was admitted before the barrier went up is unfinished. */
+  drained = false;
   brokenBecause: string | undefined;
   parkedRequests = 0;
   longestParkMs = 0;

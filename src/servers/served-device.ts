@@ -8,6 +8,7 @@ import type {
 } from '../devices/block-device.js';
 import type { ByteRange } from '../devices/byte-range.js';
 import { Lifetime } from '../devices/lifetime.js';
+import type { NativeGate, NativeLane } from './native-gate.js';
 
 /** The ways into a server. */
 export interface ServerGate {
@@ -17,6 +18,8 @@ export interface ServerGate {
   answerNow(request: () => void): void;
   /** Everything that changes the device: parked while the barrier is up. */
   change(ranges: readonly ByteRange[], apply: () => Promise<void>): Promise<void>;
+  /** The same for requests that native threads make. */
+  readonly native: NativeGate;
 }
 
 /** A server's device as its clients see it. Closing it leaves the server as it is. */
@@ -28,6 +31,7 @@ export class ServedDevice implements BlockDevice {
   readonly nativeSource = undefined;
   readonly readNow: BlockDevice['readNow'];
   readonly writeBatch: BlockDevice['writeBatch'];
+  readonly nativePath: NativeLane | undefined;
   readonly #device: BlockDevice;
   readonly #gate: ServerGate;
   readonly #lifetime = new Lifetime(this);
@@ -41,6 +45,8 @@ export class ServedDevice implements BlockDevice {
     this.#gate = gate;
     this.readNow = device.readNow && ((batch, done) => this.#readNow(batch, done));
     this.writeBatch = device.writeBatch && ((batches) => this.#writeBatch(batches));
+    const source = device.nativeSource;
+    this.nativePath = source?.takesWrites ? gate.native.addLane(source.fd) : undefined;
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {
@@ -79,7 +85,9 @@ export class ServedDevice implements BlockDevice {
   }
 
   close(): Promise<void> {
-    return this.#lifetime.close(() => Promise.resolve());
+    return this.#lifetime.close(async () => {
+      if (this.nativePath) await this.#gate.native.closeLane(this.nativePath);
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

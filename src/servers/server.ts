@@ -15,6 +15,7 @@ import type {
   ServerStatus,
 } from './control.js';
 import { HeldSource } from './held-source.js';
+import { Shut } from './native-gate.js';
 import type { PreImageLimits } from './pre-images.js';
 import { ServedDevice } from './served-device.js';
 import { Snapshot } from './snapshot.js';
@@ -37,7 +38,8 @@ export interface StorageServerOptions {
  * through the {@link ServerControl} calls.
  *
  * Invariants:
- * 1. Every write, trim and write-zeroes takes the steps of `#change`, in that order; nothing else changes the device.
+ * 1. Every write, trim and write-zeroes takes the steps of `#change`, in that order; nothing else changes the device but
+ *    writes of native threads, which pass a gate (`native-gate.ts`) that is shut while any of the steps has work to do.
  * 2. Contents are fixed only while the barrier is up and nothing is in flight.
  * 3. After a power cut nothing that was sent before it reaches the device any more.
  */
@@ -77,6 +79,7 @@ export class StorageServer implements ServerControl, AsyncDisposable {
         request();
       },
       change: (ranges, apply) => this.#change(ranges, apply),
+      native: this.#barrier.gate,
     });
   }
 
@@ -107,7 +110,9 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     if (request.trackChanges) {
       this.#trackers.set(request.epoch, new ChangeTracker(this.sizeBytes, request.blockSizeBytes));
     }
-    // 4. Confirm.
+    // 4. Shut the gate for those who watch from now on, in the same turn, so while the barrier is up.
+    this.#watch();
+    // 5. Confirm.
     return { epoch: request.epoch, source };
   }
 
@@ -121,6 +126,7 @@ export class StorageServer implements ServerControl, AsyncDisposable {
 
   stopTracking(epoch: number): Promise<void> {
     this.#trackers.delete(epoch);
+    this.#watch();
     return Promise.resolve();
   }
 
@@ -138,26 +144,30 @@ export class StorageServer implements ServerControl, AsyncDisposable {
   async powerCut(options: { seed: number }): Promise<void> {
     this.#assertUp();
     const lost = this.#powerCutError();
-    this.#down = lost;
+    this.#setDown(lost);
     this.#boots++;
     this.#barrier.reset('the server lost its power', lost);
     for (const snapshot of this.#snapshots) snapshot.break('the server lost its power');
     this.#trackers.clear();
+    this.#watch();
     try {
       // A request that the device is still busy with must not reach it, or its cache, after the power is back.
       await this.#barrier.idle();
+      await this.#barrier.gate.idle();
       await this.#cache?.powerCut(options);
     } finally {
       // A server that was closed meanwhile stays so.
-      if (this.#down === lost) this.#down = undefined;
+      if (this.#down === lost) this.#setUp();
     }
   }
 
   async close(): Promise<void> {
     const closed = new CofferdamError('DEVICE_CLOSED', `server ${this.id} was closed`, { device: this.id });
-    this.#down = closed;
+    this.#setDown(closed);
     this.#barrier.reset('the server was closed', closed);
     await Promise.all([...this.#snapshots].map((snapshot) => snapshot.close()));
+    // The device knows nothing of native requests that are still busy with its descriptor.
+    await this.#barrier.gate.idle();
     await this.#device.close();
   }
 
@@ -205,7 +215,10 @@ export class StorageServer implements ServerControl, AsyncDisposable {
       request.blockSizeBytes,
       selected,
       this.#preImages,
-      () => this.#snapshots.delete(snapshot),
+      () => {
+        this.#snapshots.delete(snapshot);
+        this.#watch();
+      },
     );
     this.#snapshots.add(snapshot);
     return snapshot;
@@ -234,6 +247,25 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     } finally {
       this.#assertSameBoot(boot);
     }
+  }
+
+  /** Keeps native changes out while a snapshot or a tracker has to see every change. */
+  #watch(): void {
+    const isWatched = this.#snapshots.size > 0 || this.#trackers.size > 0;
+    if (isWatched) this.#barrier.gate.shutChanges(Shut.Watched);
+    else this.#barrier.gate.openChanges(Shut.Watched);
+  }
+
+  #setDown(reason: CofferdamError): void {
+    this.#down = reason;
+    this.#barrier.gate.shutChanges(Shut.Down);
+    this.#barrier.gate.shutReads(Shut.Down);
+  }
+
+  #setUp(): void {
+    this.#down = undefined;
+    this.#barrier.gate.openChanges(Shut.Down);
+    this.#barrier.gate.openReads(Shut.Down);
   }
 
   #assertUp(): void {

@@ -1,223 +1,101 @@
 import { expect, test } from 'vitest';
+import { once } from 'node:events';
+import net from 'node:net';
+import { loadCore } from '#src/core/load';
+import type { BlockDevice } from '#src/devices/block-device';
+import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
 import { baseAllocation } from '#src/nbd/server/block-status';
-import {
-  ChunkFlag,
-  ChunkType,
-  Command,
-  CommandFlag,
-  Errno,
-  Length,
-  MAX_PAYLOAD_BYTES,
-  REQUEST_MAGIC,
-  SIMPLE_REPLY_MAGIC,
-} from '#src/nbd/protocol';
+import { NativeStream } from '#src/nbd/server/native-stream';
 import { Transmission } from '#src/nbd/server/transmission';
-import { Random } from '#src/runtime/random';
-import { KiB, MiB } from '#src/runtime/sizes';
-import { testSeed } from '../support/seed.js';
-import { usedBytes } from '../support/used-bytes.js';
+import { MiB } from '#src/runtime/sizes';
+import { StorageServer } from '#src/servers/server';
+import { temporaryDirectory } from '../support/directory.js';
 import { Pipe } from './pipe.js';
-import { encodeRequest, type WireRequest } from './wire.js';
+import { fuzzTransmission, sizeBytes, type FuzzedConnection } from './transmission-fuzz.js';
 
-const sizeBytes = 64 * KiB;
+/** RUNS=1000000 for a long run. */
+const runs = process.env['RUNS'];
+const { serveConnection: serve } = await loadCore();
 
-/** Connections; each has some dozens of requests. RUNS=1000000 for a long run. */
-const runs = Number(process.env['RUNS'] ?? 50_000);
-
-const interesting = [0, 1, 511, 512, 4096, sizeBytes - 1, sizeBytes, sizeBytes + 1, 2 ** 31, 2 ** 32 - 1];
-const commands = [...Object.values(Command), 8, 99, 65_535];
-const flagSets = [0, 0, 0, ...Object.values(CommandFlag), 1 << 5, 1 << 15, 0xffff];
-
-function randomRequest(random: Random, cookie: bigint): WireRequest {
-  const command = random.below(3) === 0 ? random.pick(commands) : random.pick([0, 0, 1, 1, 3, 4, 6, 7]);
-  if (command === Command.Disconnect && random.below(4) !== 0) return { command: Command.Flush, cookie };
-  const flags = random.pick(flagSets);
-  const isOdd = random.below(4) === 0;
-  let offset = BigInt(isOdd ? random.pick(interesting) : random.below(sizeBytes));
-  if (random.below(40) === 0) offset = 2n ** 64n - BigInt(1 + random.below(1000));
-  if (command === Command.Write) {
-    // The payload is really there, so it is short.
-    return {
-      command,
-      flags,
-      cookie,
-      offset,
-      payload: new Uint8Array(random.below(700)).fill(random.below(256)),
-    };
-  }
-  const length = isOdd ? random.pick(interesting) : random.below(4096);
-  return { command, flags, cookie, offset, length };
-}
-
-/** A stream of requests, and now and then something broken in it. */
-function randomStream(random: Random): Buffer {
-  const requests: Buffer[] = [];
-  for (let i = random.below(60); i >= 0; i--) requests.push(encodeRequest(randomRequest(random, BigInt(i))));
-  let bytes = Buffer.concat(requests);
-  if (random.below(3) === 0) {
-    for (let i = random.below(4); i >= 0 && bytes.length > 0; i--) {
-      const at = random.below(bytes.length);
-      const kind = random.below(3);
-      if (kind === 0) bytes[at] = random.below(256);
-      else if (kind === 1) bytes = Buffer.concat([bytes.subarray(0, at), bytes.subarray(at + 1)]);
-      else bytes = bytes.subarray(0, at);
-    }
-  }
-  return bytes;
-}
-
-interface Expected {
-  cookie: bigint;
-  errno: number;
-  /** Length of the read that it answers; undefined for other requests. */
-  read: number | undefined;
-}
-
-/** What a plain reading of the protocol says must be answered, and whether the connection is dropped. */
-function model(bytes: Buffer, structured: boolean): { expected: Expected[]; dropped: boolean } {
-  const expected: Expected[] = [];
-  for (let at = 0; bytes.length - at >= Length.RequestHeader;) {
-    if (bytes.readUInt32BE(at) !== REQUEST_MAGIC) return { expected, dropped: true };
-    const flags = bytes.readUInt16BE(at + 4);
-    const command = bytes.readUInt16BE(at + 6);
-    const cookie = bytes.readBigUInt64BE(at + 8);
-    const offset = bytes.readBigUInt64BE(at + 16);
-    const length = bytes.readUInt32BE(at + 24);
-    at += Length.RequestHeader;
-    if (command === Command.Disconnect) return { expected, dropped: false };
-    if (command === Command.Write) {
-      if (bytes.length - at < length) return { expected, dropped: false };
-      at += length;
-    }
-    const errno = modelErrno(command, flags, offset, length, structured);
-    expected.push({ cookie, errno, read: command === Command.Read ? length : undefined });
-  }
-  return { expected, dropped: false };
-}
-
-function modelErrno(
-  command: number,
-  flags: number,
-  offset: bigint,
-  length: number,
-  structured: boolean,
-): number {
-  const valid = new Map<number, number>([
-    [Command.Read, 1 | 4],
-    [Command.Write, 1],
-    [Command.Flush, 1],
-    [Command.Trim, 1],
-    [Command.Cache, 1],
-    [Command.WriteZeroes, 1 | 2 | 16],
-    [Command.BlockStatus, 1 | 8],
-  ]).get(command);
-  if (valid === undefined || (flags | valid) !== valid) return Errno.EINVAL;
-  if ((flags & 4) !== 0 && !structured) return Errno.EINVAL;
-  if (command === Command.Flush) return offset === 0n && length === 0 ? 0 : Errno.EINVAL;
-  const hasData = command === Command.Read || command === Command.Write;
-  if (hasData && length > MAX_PAYLOAD_BYTES) return (flags & 4) === 0 ? Errno.EINVAL : Errno.EOVERFLOW;
-  if (offset + BigInt(length) > BigInt(sizeBytes)) {
-    return command === Command.Write || command === Command.WriteZeroes ? Errno.ENOSPC : Errno.EINVAL;
-  }
-  if (command === Command.BlockStatus && length === 0) return Errno.EINVAL;
-  return 0;
-}
-
-/** The replies in a stream of answers: for each cookie its errnos, and how many bytes of data came with each. */
-function parse(answers: Buffer, reads: ReadonlyMap<bigint, number[]>): Map<bigint, string[]> {
-  const replies = new Map<bigint, string[]>();
-  const partial = new Map<bigint, number>();
-  const add = (cookie: bigint, reply: string): void => {
-    replies.set(cookie, [...(replies.get(cookie) ?? []), reply]);
-  };
-  for (let at = 0; at < answers.length;) {
-    if (answers.readUInt32BE(at) === SIMPLE_REPLY_MAGIC) {
-      const errno = answers.readUInt32BE(at + 4);
-      const cookie = answers.readBigUInt64BE(at + 8);
-      at += Length.SimpleReply;
-      const length = errno === 0 ? (reads.get(cookie)?.[0] ?? 0) : 0;
-      at += length;
-      add(cookie, `${errno} ${length}`);
-      continue;
-    }
-    const isDone = (answers.readUInt16BE(at + 4) & ChunkFlag.Done) !== 0;
-    const type = answers.readUInt16BE(at + 6);
-    const cookie = answers.readBigUInt64BE(at + 8);
-    const payload = answers.subarray(
-      at + Length.ChunkHeader,
-      at + Length.ChunkHeader + answers.readUInt32BE(at + 16),
-    );
-    at += Length.ChunkHeader + payload.length;
-    let dataBytes = partial.get(cookie) ?? 0;
-    if (type === ChunkType.OffsetData) dataBytes += payload.length - 8;
-    if (type === ChunkType.OffsetHole) dataBytes += payload.readUInt32BE(8);
-    partial.set(cookie, isDone ? 0 : dataBytes);
-    if (isDone) add(cookie, `${type === ChunkType.Error ? payload.readUInt32BE(0) : 0} ${dataBytes}`);
-  }
-  return replies;
-}
-
-async function runOne(random: Random): Promise<number> {
-  const structured = random.below(3) !== 0;
-  const device = new MemoryDevice(sizeBytes);
-  const pipe = new Pipe();
+function startTransmission(
+  stream: Pipe | NativeStream,
+  device: BlockDevice,
+  structuredReplies: boolean,
+): Promise<void> {
   const contexts = new Map([[1, baseAllocation(device)]]);
-  const transmission = new Transmission({
-    stream: pipe,
-    export: { name: '', device },
-    structuredReplies: structured,
-    contexts,
-  });
-  const ended = transmission.run();
-  const bytes = randomStream(random);
-  for (let at = 0; at < bytes.length;) {
-    const end = at + 1 + random.below(random.pick([30, 300, 100_000]));
-    pipe.feed(bytes.subarray(at, end));
-    if (random.below(8) === 0) await new Promise(setImmediate);
-    at = end;
-  }
-  pipe.feedEnd();
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('the connection does not end')), 10_000);
-  });
-  await Promise.race([ended, late]);
-  clearTimeout(timer);
-
-  const { expected, dropped } = model(bytes, structured);
-  const reads = new Map<bigint, number[]>();
-  const wanted = new Map<bigint, string[]>();
-  for (const { cookie, errno, read } of expected) {
-    if (read !== undefined) reads.set(cookie, [...(reads.get(cookie) ?? []), read]);
-    const reply = `${errno} ${errno === 0 ? (read ?? 0) : 0}`;
-    wanted.set(cookie, [...(wanted.get(cookie) ?? []), reply]);
-  }
-  // Where two requests had one cookie, a simple reply does not tell whose data it carries.
-  const isClear = structured || [...reads.keys()].every((cookie) => wanted.get(cookie)?.length === 1);
-  if (dropped || !isClear) return expected.length;
-  const sorted = (replies: Map<bigint, string[]>): [bigint, string[]][] =>
-    [...replies].map(([cookie, list]) => [cookie, list.toSorted()]);
-  expect(new Map(sorted(parse(pipe.answers, reads)))).toEqual(new Map(sorted(wanted)));
-  return expected.length;
+  return new Transmission({ stream, export: { name: '', device }, structuredReplies, contexts }).run();
 }
 
 test(
   'whatever is sent is answered as the protocol says, without crash, hang or growth',
   async () => {
-    const seed = testSeed();
-    let inputs = 0;
-    let warm = 0;
-    for (let run = 0; run < runs; run++) {
-      try {
-        inputs += await runOne(new Random(seed + run));
-      } catch (error) {
-        throw new Error(`SEED=${seed + run} RUNS=1 shows it`, { cause: error });
-      }
-      if (run === Math.floor(runs / 10)) warm = usedBytes();
-    }
-    console.log(`${inputs} requests on ${runs} connections`);
-    expect(usedBytes() - warm).toBeLessThan(16 * MiB);
+    const grown = await fuzzTransmission(Number(runs ?? 50_000), (structured) => {
+      const device = new MemoryDevice(sizeBytes);
+      const pipe = new Pipe();
+      const ended = startTransmission(pipe, device, structured);
+      return Promise.resolve(Object.assign(pipe, { ended, [Symbol.asyncDispose]: () => ended }));
+    });
+    expect(grown).toBeLessThan(16 * MiB);
+  },
+  60 * 60_000,
+);
+
+/** A connection over a socket that a native thread serves. */
+async function connectNative(
+  server: net.Server,
+  path: string,
+  device: BlockDevice,
+  structuredReplies: boolean,
+): Promise<FuzzedConnection> {
+  const { nativePath } = device;
+  if (!serve || !nativePath) throw new Error('no native thread can serve it');
+  const client = net.connect({ path, allowHalfOpen: true });
+  const [socket] = (await once(server, 'connection')) as [net.Socket];
+  const options = { serve, path: nativePath, sizeBytes, readOnly: false, structuredReplies };
+  const stream = NativeStream.takeOver(socket, options);
+  if (!(stream instanceof NativeStream)) throw new Error('the connection was not taken over');
+  const answers: Buffer[] = [];
+  client.on('data', (bytes: Buffer) => answers.push(bytes));
+  // What is sent after the end of the requests may find nobody who takes it.
+  client.on('error', () => {});
+  const closed = new Promise((resolve) => client.on('close', resolve));
+  client.on('end', () => client.end());
+  const served = startTransmission(stream, device, structuredReplies);
+  return {
+    feed: (bytes) => void client.write(bytes),
+    feedEnd: () => void client.end(),
+    ended: bothOf(served, closed),
+    get answers() {
+      return Buffer.concat(answers);
+    },
+    async [Symbol.asyncDispose]() {
+      client.destroy();
+      await served;
+    },
+  };
+}
+
+async function bothOf(one: Promise<unknown>, other: Promise<unknown>): Promise<void> {
+  await one;
+  await other;
+}
+
+test.skipIf(!serve)(
+  'the same with a native thread between the client and JavaScript',
+  async () => {
+    await using directory = temporaryDirectory({ inMemory: true });
+    const file = await FileDevice.open(directory.file('image'), { create: { sizeBytes } });
+    await using storage = new StorageServer({ id: 'a', device: file });
+    const path = directory.file('socket');
+    const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true }).listen(path);
+    await once(server, 'listening');
+    const grown = await fuzzTransmission(Number(runs ?? 3000), (structured) =>
+      connectNative(server, path, storage.client, structured),
+    );
+    expect(grown).toBeLessThan(16 * MiB);
+    expect(await storage.status()).toMatchObject({ inFlight: 0 });
+    server.close();
   },
   60 * 60_000,
 );

@@ -1,7 +1,9 @@
 import { once } from 'node:events';
+import { closeSync, openSync } from 'node:fs';
 import net from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { BlockDevice } from '#src/devices/block-device';
+import { loadCore } from '#src/core/load';
+import type { BlockDevice, NativePath } from '#src/devices/block-device';
 import { baseAllocation } from '#src/nbd/server/block-status';
 import type { MetaContext } from '#src/nbd/server/exports';
 import {
@@ -13,6 +15,7 @@ import {
   STRUCTURED_REPLY_MAGIC,
 } from '#src/nbd/protocol';
 import { readExactly } from '#src/nbd/read-exactly';
+import { NativeStream } from '#src/nbd/server/native-stream';
 import { Transmission } from '#src/nbd/server/transmission';
 import { temporaryDirectory } from '../support/directory.js';
 
@@ -59,8 +62,21 @@ export interface WireRead {
   chunks: number;
 }
 
+function sharedWords(...values: number[]): Int32Array<SharedArrayBuffer> {
+  const words = new Int32Array(new SharedArrayBuffer(4 * values.length));
+  words.set(values);
+  return words;
+}
+
+/** A way past JavaScript that nothing can take, so that a native thread hands everything over. */
+function noWay(fd: number): NativePath {
+  return { fd, gate: sharedWords(1, 0, 1, 0), left: () => {} };
+}
+
 /** The client's end of a connection whose handshake is over, byte by byte. */
 export class Wire implements AsyncDisposable {
+  /** Whether a native thread serves the connections that are made from now on. */
+  static path: 'javascript' | 'native' = 'javascript';
   readonly transmission: Transmission;
   /** Settles when the server's end is done with the connection. */
   readonly ended: Promise<void>;
@@ -104,16 +120,19 @@ export class Wire implements AsyncDisposable {
     client.on('error', () => {});
     const [serverEnd] = (await once(server, 'connection')) as [net.Socket];
     const contexts = options.contexts ?? [baseAllocation(device)];
+    const structured = options.structured ?? true;
+    const fd = openSync('/dev/null', 'r');
     return new Wire(
       client,
-      serverEnd,
-      options.structured ?? true,
+      Wire.path === 'native' ? await taken(serverEnd, device, structured, fd) : serverEnd,
+      structured,
       device,
       new Map(contexts.map((context, i) => [i + 7, context])),
       async () => {
         client.destroy();
         serverEnd.destroy();
         server.close();
+        closeSync(fd);
         await directory[Symbol.asyncDispose]();
       },
     );
@@ -185,4 +204,24 @@ export class Wire implements AsyncDisposable {
     await this.cleanUp();
     await this.ended;
   }
+}
+
+/** The connection as it is left when a native thread serves it. */
+async function taken(
+  socket: net.Socket,
+  device: BlockDevice,
+  structuredReplies: boolean,
+  fd: number,
+): Promise<Duplex> {
+  const { serveConnection: serve } = await loadCore();
+  if (!serve) throw new Error('the core has no threads for connections');
+  const stream = NativeStream.takeOver(socket, {
+    serve,
+    path: device.nativePath ?? noWay(fd),
+    sizeBytes: device.sizeBytes,
+    readOnly: device.capabilities.readOnly,
+    structuredReplies,
+  });
+  if (!(stream instanceof NativeStream)) throw new Error('the connection was not taken over');
+  return stream;
 }

@@ -1,5 +1,6 @@
 import type { Socket } from 'node:net';
 import type { Clock } from '../../runtime/clock.js';
+import { chooseDataPath } from './data-path.js';
 import { Handshake, type HandshakeOptions } from './handshake.js';
 import { Transmission } from './transmission.js';
 
@@ -40,7 +41,7 @@ export class Session {
       const negotiated = await this.#handshake.run();
       if (!negotiated) return;
       deadline[Symbol.dispose]();
-      this.#transmission = new Transmission(negotiated);
+      this.#transmission = new Transmission(await chooseDataPath(negotiated));
       await this.#transmission.run();
     } catch {
       this.destroy();
@@ -55,6 +56,7 @@ export class Session {
 
   /** Closes the connection at once. */
   destroy(): void {
-    this.#socket.destroy();
+    if (this.#transmission) this.#transmission.destroy();
+    else this.#socket.destroy();
   }
 }

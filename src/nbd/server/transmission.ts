@@ -7,6 +7,7 @@ import { MiB } from '../../runtime/sizes.js';
 import { blockStatus, mostStatusBytes } from './block-status.js';
 import { errnoOfFailure, wordsOfFailure } from './errno.js';
 import type { MetaContext } from './exports.js';
+import { NativeStream } from './native-stream.js';
 import type { Negotiated } from './negotiated.js';
 import { Outbox } from './outbox.js';
 import { Command, CommandFlag, Errno, type ErrorNumber } from '../protocol.js';
@@ -99,6 +100,7 @@ export class Transmission {
   drain(): void {
     this.#isDraining = true;
     this.#rest = undefined;
+    if (this.#stream instanceof NativeStream) this.#stream.refuse();
     this.#stream.resume();
     this.#endIfDone();
   }

@@ -24,8 +24,11 @@ export const barrierMutants: readonly Mutant[] = [
     name: 'a cut does not wait for the writes in flight',
     file,
     edits: [
-      ['while (this.#inFlight > 0 && this.#hold === hold) await', 'while (!hold.up) await'],
-      ["invariant(this.#inFlight === 0, 'contents are fixed only when nothing is in flight');", ''],
+      ['while (this.inFlight > 0 && this.#hold === hold) await', 'while (!hold.up) await'],
+      [
+        "invariant(hold.drained && this.#inFlight === 0, 'contents are fixed only when nothing is in flight');",
+        '',
+      ],
     ],
     killer: { test: 'test/servers/barrier.test.ts', name: 'a cut is confirmed only when' },
   },
@@ -148,5 +151,29 @@ export const barrierMutants: readonly Mutant[] = [
     file,
     edits: [['    Atomics.store(this.word, 0, 1);\n', '']],
     killer: { test: 'test/servers/barrier.test.ts', name: 'the word that other threads see' },
+  },
+  {
+    name: 'native changes go on while the barrier is up',
+    file,
+    edits: [['    this.gate.shutChanges(Shut.Barrier);\n', '']],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'a drain waits for native changes' },
+  },
+  {
+    name: 'a cut does not wait for the native changes in flight',
+    file,
+    edits: [['return this.#inFlight + this.gate.changesInside;', 'return this.#inFlight;']],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'a drain waits for native changes' },
+  },
+  {
+    name: 'native changes overtake what was parked',
+    file,
+    edits: [
+      ['    this.gate.openChanges(Shut.Barrier);\n', ''],
+      [
+        '    Atomics.store(this.word, 0, 0);\n',
+        '    Atomics.store(this.word, 0, 0);\n    this.gate.openChanges(Shut.Barrier);\n',
+      ],
+    ],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'opened only after what was parked' },
   },
 ];

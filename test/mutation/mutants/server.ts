@@ -178,4 +178,38 @@ export const serverMutants: readonly Mutant[] = [
     edits: [['if (this.#hold.up) return', 'if (this.#hold) return']],
     killer: { test: 'test/servers/barrier.test.ts', name: 'a newer epoch aborts' },
   },
+  {
+    name: 'native changes go on past a snapshot',
+    file,
+    edits: [
+      [
+        '    // 4. Shut the gate for those who watch from now on, in the same turn, so while the barrier is up.\n    this.#watch();\n',
+        '',
+      ],
+    ],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'for as long as it is watched' },
+  },
+  {
+    name: 'the power comes back while native requests are past the gate',
+    file,
+    edits: [['      await this.#barrier.gate.idle();\n      await this.#cache', '      await this.#cache']],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'a power cut waits for native requests' },
+  },
+  {
+    name: 'a device is closed while native requests are past the gate',
+    file,
+    edits: [['    await this.#barrier.gate.idle();\n    await this.#device', '    await this.#device']],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'closing waits for native requests' },
+  },
+  {
+    name: 'a native thread is told too late that its connection is cut off',
+    file: 'nbd/server/native-stream.ts',
+    edits: [
+      [
+        '    this.#connection.cut();\n    this.#onClosed',
+        '    setTimeout(() => this.#connection.cut(), 20);\n    this.#onClosed',
+      ],
+    ],
+    killer: { test: 'test/nbd/native-path.test.ts', name: 'what was sent before a power cut' },
+  },
 ];
