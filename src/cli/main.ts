@@ -29,7 +29,8 @@ process.on('uncaughtException', (error) => {
 });
 
 try {
-  await createProgram({ output, signal: interruption.signal }).parseAsync(args, { from: 'user' });
+  const program = await createProgram(args, { output, signal: interruption.signal });
+  await program.parseAsync(args, { from: 'user' });
   process.exitCode = output.exitCode;
 } catch (error) {
   // Help and the version are thrown too, after they were printed.

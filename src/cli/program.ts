@@ -1,17 +1,23 @@
 import { Command } from 'commander';
 import type { CommandContext } from './command.js';
-import { addBackup } from './commands/backup.js';
-import { addDemo } from './commands/demo.js';
-import { addList } from './commands/list.js';
-import { addOpen } from './commands/open.js';
-import { addRestore } from './commands/restore.js';
-import { addServe } from './commands/serve.js';
-import { addShow } from './commands/show.js';
-import { addSimulate } from './commands/simulate.js';
-import { addVerify } from './commands/verify.js';
-import { addWitness } from './commands/witness.js';
 import { usageError } from './failure.js';
 import { packageVersion } from './version.js';
+
+/** How the commands are added, in the order of the help. Each is loaded only when it is needed: together they take long. */
+const commands: Readonly<Record<string, () => Promise<AddCommand>>> = {
+  demo: async () => (await import('./commands/demo.js')).addDemo,
+  backup: async () => (await import('./commands/backup.js')).addBackup,
+  list: async () => (await import('./commands/list.js')).addList,
+  show: async () => (await import('./commands/show.js')).addShow,
+  verify: async () => (await import('./commands/verify.js')).addVerify,
+  restore: async () => (await import('./commands/restore.js')).addRestore,
+  open: async () => (await import('./commands/open.js')).addOpen,
+  serve: async () => (await import('./commands/serve.js')).addServe,
+  simulate: async () => (await import('./commands/simulate.js')).addSimulate,
+  witness: async () => (await import('./commands/witness.js')).addWitness,
+};
+
+type AddCommand = (program: Command, context: CommandContext) => void;
 
 const afterHelp = `
 Exit codes:
@@ -26,8 +32,8 @@ With COFFERDAM_DEBUG=1 in the environment they also print where in the program.
 See for yourself:
   cofferdam demo`;
 
-/** The whole command line. */
-export function createProgram(context: CommandContext): Command {
+/** As much of the command line as these words need. */
+export async function createProgram(words: readonly string[], context: CommandContext): Promise<Command> {
   const program = new Command('cofferdam')
     .description(
       'Copies block devices as of one instant into a backup image, crash-consistently, while clients go on writing.',
@@ -41,15 +47,8 @@ export function createProgram(context: CommandContext): Command {
   program.exitOverride((error) => {
     throw usageError(error, program);
   });
-  addDemo(program, context);
-  addBackup(program, context);
-  addList(program, context);
-  addShow(program, context);
-  addVerify(program, context);
-  addRestore(program, context);
-  addOpen(program, context);
-  addServe(program, context);
-  addSimulate(program, context);
-  addWitness(program, context);
+  const first = words.find((word) => !word.startsWith('-')) ?? '';
+  const needed = Object.hasOwn(commands, first) ? [first] : Object.keys(commands);
+  for (const name of needed) (await commands[name]?.())?.(program, context);
   return program;
 }

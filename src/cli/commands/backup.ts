@@ -8,10 +8,7 @@ import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes
 import { backupPage } from '../../plot/backup-page.js';
 import { CofferdamError, invariant } from '../../runtime/errors.js';
 import { openCluster } from '../../servers/cluster.js';
-import { readClusterFile, type ClusterInput } from '../../servers/cluster-config.js';
-import { parseControlAddress } from '../../servers/control-address.js';
-import { ControlClient } from '../../service/control-client.js';
-import { backupCluster, backupProcess } from '../../service/remote-backup.js';
+import type { ClusterInput } from '../../servers/cluster-config.js';
 import { duration, given, namedPath, paths, size, wholeNumber, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
@@ -142,12 +139,10 @@ async function copy(flags: Flags, { output, signal }: CommandContext): Promise<B
   };
   // Another process may have another working directory.
   const served = { ...options, to: resolve(flags.to) };
-  if (flags.cluster !== undefined) return await backupCluster(await readClusterFile(flags.cluster), served);
-  if (flags.control !== undefined) {
-    const token = process.env['COFFERDAM_TOKEN'];
-    await using client = new ControlClient({ address: parseControlAddress(flags.control), token });
-    return await backupProcess(client, served);
-  }
+  // Loaded only when it is needed: it takes longer than a small backup.
+  const loadServed = () => import('../served-backup.js');
+  if (flags.cluster !== undefined) return await (await loadServed()).backupClusterFile(flags.cluster, served);
+  if (flags.control !== undefined) return await (await loadServed()).backupControl(flags.control, served);
   await using cluster = await openCluster({ servers: devicesOf(flags) });
   // Nobody else uses these devices.
   return await backup({ ...options, servers: cluster.servers, to: flags.to, givesWay: false });
