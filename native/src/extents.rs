@@ -11,6 +11,9 @@ use std::ops::Range;
 /// Length of such a step in bytes.
 const STEP: u64 = 64 << 10;
 
+/// File systems rarely have shorter holes, in bytes. It is not worth the way to the end of the data to find one.
+const SHORTEST_HOLE: u64 = 4 << 10;
+
 /// What begins at an offset and where it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -89,7 +92,8 @@ fn step_end(offset: u64, step: u64) -> u64 {
     (offset / step + 1).saturating_mul(step)
 }
 
-/// The parts of `within` that are data, in order. All of it where holes cannot be told.
+/// The parts of `within` that are data, in order, but for holes in its last few bytes. All of it where holes cannot be
+/// told.
 pub fn data_ranges(file: &OpenFile, within: Range<u64>) -> Vec<Range<u64>> {
     let mut ranges = Vec::new();
     let mut offset = within.start;
@@ -99,9 +103,12 @@ pub fn data_ranges(file: &OpenFile, within: Range<u64>) -> Vec<Range<u64>> {
             Ok(_) => break,
             Err(_) => offset,
         };
-        let end = match next(file, start, Kind::Hole) {
-            Ok(Some(end)) if end > start => end.min(within.end),
-            _ => within.end,
+        let end = match within.end - start {
+            ..=SHORTEST_HOLE => within.end,
+            _ => match next(file, start, Kind::Hole) {
+                Ok(Some(end)) if end > start => end.min(within.end),
+                _ => within.end,
+            },
         };
         ranges.push(start..end);
         offset = end;
