@@ -5,6 +5,8 @@ export default defineConfig({
     include: ['test/**/*.test.ts'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // A machine with much else to do takes seconds for what takes none.
+    expect: { poll: { timeout: 30_000 } },
     // Worker threads of the copy pool share file descriptors and memory with their test, so each test file
     // gets a process of its own.
     pool: 'forks',

@@ -207,7 +207,7 @@ nativeTest(
         `seed ${seed}, snapshot ${epoch}`,
       ).toBeUndefined();
       await source.close();
-      await expect.poll(() => counts.map((count) => count()), { timeout: 20_000 }).toEqual([1500, 1500]);
+      await expect.poll(() => counts.map((count) => count())).toEqual([1500, 1500]);
       for (const wire of wires.splice(0)) await wire[Symbol.asyncDispose]();
     }
     // Else no barrier had anything to hold back.
@@ -374,7 +374,7 @@ nativeTest(
       await wire.ended;
     }
     for (const wire of wires.splice(0)) await wire[Symbol.asyncDispose]();
-    await expect.poll(held, { timeout: 10_000 }).toEqual(before);
+    await expect.poll(held).toEqual(before);
   },
   60_000,
 );

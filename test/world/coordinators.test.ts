@@ -82,7 +82,7 @@ class Client {
 
 async function goesOn(client: Client): Promise<void> {
   const before = client.written;
-  await expect.poll(() => client.written, { timeout: 20_000 }).toBeGreaterThan(before + 10);
+  await expect.poll(() => client.written).toBeGreaterThan(before + 10);
 }
 
 /** A backup that takes long, in a process of its own. */
@@ -188,7 +188,7 @@ describe('a cluster in two processes', () => {
     const hanging = await NbdDevice.open(two.b.uriOf('b'), { reconnectMs: 0 });
     const lost = hanging.write(0, new Uint8Array(512)).catch((error: unknown) => error);
     const backup = slowBackup(two, '--max-stall', '30s');
-    await expect.poll(() => barrierUp(two, 'a'), { timeout: 20_000 }).toBe(true);
+    await expect.poll(() => barrierUp(two, 'a')).toBe(true);
     await two.b.kill();
     expect(await backup.ended).toBe(1);
     expect(await lost).toMatchObject({ code: expect.stringMatching(/^CONNECTION_/) });

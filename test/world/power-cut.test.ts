@@ -118,7 +118,7 @@ needs('fio')('fio is told of a power cut, and what it writes afterwards is right
     await client.read(0, bytes);
     return bytes.some((byte) => byte !== 0);
   };
-  await expect.poll(hasWritten, { timeout: 20_000 }).toBe(true);
+  await expect.poll(hasWritten).toBe(true);
   await served.service.powerCut(['a', 'b'], { seed: 3 });
   expect(await interrupted).toContain('fio failed');
   await runFio(uri, { ...job, do_verify: 1, fsync: 32 });
