@@ -24,6 +24,23 @@ impl OpenFile {
         self.0.as_raw_fd()
     }
 
+    /// Opens the same file once more, for reading and writing as this one is, for as long as the answer lives. Not a
+    /// duplicate: that would keep the locks of this one past its end.
+    #[cfg(target_os = "linux")]
+    pub fn reopen(&self) -> io::Result<OwnFile> {
+        // SAFETY: F_GETFL touches no memory of this process.
+        let flags = unsafe { libc::fcntl(self.fd(), libc::F_GETFL) };
+        if flags < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let access = flags & libc::O_ACCMODE;
+        let file = File::options()
+            .read(access != libc::O_WRONLY)
+            .write(access != libc::O_RDONLY)
+            .open(format!("/proc/self/fd/{}", self.fd()))?;
+        Ok(OwnFile(OpenFile(ManuallyDrop::new(file))))
+    }
+
     /// Size of a regular file in bytes; `None` for everything else, where stat(2) does not know it.
     pub fn regular_size(&self) -> io::Result<Option<u64>> {
         let metadata = self.0.metadata()?;
@@ -75,6 +92,27 @@ impl OpenFile {
 
     #[cfg(not(target_os = "linux"))]
     pub fn start_write_back(&self, _range: &Range<u64>) {}
+}
+
+/// A file that nobody else can close.
+#[cfg(target_os = "linux")]
+pub struct OwnFile(OpenFile);
+
+#[cfg(target_os = "linux")]
+impl std::ops::Deref for OwnFile {
+    type Target = OpenFile;
+
+    fn deref(&self) -> &OpenFile {
+        &self.0
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for OwnFile {
+    fn drop(&mut self) {
+        // SAFETY: nothing uses it after this.
+        unsafe { ManuallyDrop::drop(&mut self.0.0) };
+    }
 }
 
 /// How a read ended.

@@ -1,4 +1,4 @@
-import { ftruncate } from 'node:fs';
+import { fstat, ftruncate } from 'node:fs';
 import { unlink } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import type { Core } from '../core/core.js';
@@ -9,6 +9,9 @@ import { CofferdamError, invariant } from '../runtime/errors.js';
 import { formatBytes } from '../runtime/sizes.js';
 import { asideOf, publish } from './publish.js';
 
+/** What stat(2) counts the room of a file in. */
+const STAT_BLOCK_BYTES = 512;
+
 /**
  * Where one device is restored to. In order: `open` everything that a restore needs, so that nothing is touched if
  * anything is missing; `prepare`; write to `device`; `finish`, or `discard` at any time.
@@ -16,19 +19,19 @@ import { asideOf, publish } from './publish.js';
 export class RestoreTarget {
   #device: BlockDevice;
   #aside: string | undefined;
+  #isBlank: boolean;
 
   private constructor(
     readonly path: string,
     /** Size of what is restored, in bytes. */
     readonly sizeBytes: number,
-    /** It reads as zeros wherever it was not written. */
-    readonly isBlank: boolean,
     device: BlockDevice,
     aside: string | undefined,
     readonly core: Core,
   ) {
     this.#device = device;
     this.#aside = aside;
+    this.#isBlank = aside !== undefined;
   }
 
   /**
@@ -42,7 +45,7 @@ export class RestoreTarget {
     if ((await identityOf(path)).length === 0) {
       const aside = asideOf(path);
       const device = await FileDevice.open(aside, { create: { sizeBytes }, core });
-      return new RestoreTarget(path, sizeBytes, true, device, aside, core);
+      return new RestoreTarget(path, sizeBytes, device, aside, core);
     }
     if (!force) {
       throw new CofferdamError('TARGET_EXISTS', `${path} exists; say --force to overwrite what it holds`, {
@@ -59,27 +62,33 @@ export class RestoreTarget {
         { device: path },
       );
     }
-    return new RestoreTarget(path, sizeBytes, false, device, undefined, core);
+    return new RestoreTarget(path, sizeBytes, device, undefined, core);
   }
 
   get device(): BlockDevice {
     return this.#device;
   }
 
-  /** What it held is lost once it is prepared, however the restore goes on. */
+  /** Once it is prepared, it reads as zeros wherever it was not written. */
+  get isBlank(): boolean {
+    return this.#isBlank;
+  }
+
+  /** What it held is lost, in part or wholly, once it is prepared, however the restore goes on. */
   get isInPlace(): boolean {
     return this.#aside === undefined;
   }
 
-  /**
-   * Gives a file that was there its size. It is not emptied first: to write over pages that are there costs less than to
-   * free them and get new ones.
-   */
+  /** Empties a file that was there and gives it its size, unless it is of that size and has no holes. */
   async prepare(): Promise<void> {
+    if (!this.isInPlace || !(this.#device instanceof FileDevice)) return;
     const fd = this.#device.nativeSource?.fd;
-    if (!(this.#device instanceof FileDevice) || this.#device.sizeBytes === this.sizeBytes) return;
     invariant(fd !== undefined, 'a file has a descriptor');
+    // To write over what is there costs less than to free it and get new room; but only where no new room is needed.
+    if (await isFilled(fd, this.sizeBytes)) return;
+    await promisify(ftruncate)(fd, 0);
     await promisify(ftruncate)(fd, this.sizeBytes);
+    this.#isBlank = true;
     // A device has the size that its file had when it was opened.
     await this.#device.close();
     this.#device = await FileDevice.open(this.path, { core: this.core });
@@ -98,4 +107,10 @@ export class RestoreTarget {
     if (this.#aside !== undefined) await unlink(this.#aside).catch(() => undefined);
     this.#aside = undefined;
   }
+}
+
+/** Whether the file has this size, and room for all of it. */
+async function isFilled(fd: number, sizeBytes: number): Promise<boolean> {
+  const { size, blocks } = await promisify(fstat)(fd);
+  return size === sizeBytes && blocks * STAT_BLOCK_BYTES >= size;
 }

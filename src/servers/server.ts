@@ -100,6 +100,7 @@ export class StorageServer implements ServerControl, AsyncDisposable {
 
   async cut(request: CutRequest): Promise<CutConfirmation> {
     this.#assertUp();
+    Snapshot.checkBlockSize(request.blockSizeBytes);
     // 1. Raise: from here on every later write is parked.
     const hold = this.#barrier.raise(request, request.leaseMs);
     // 2. Drain: writes admitted before are finished, so the contents do not move any more.

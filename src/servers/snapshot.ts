@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { SharedBitmap } from '../core/bitmap.js';
 import { appendExtent, type BlockDevice, type Extent } from '../devices/block-device.js';
 import { ReadOnlyDevice } from '../devices/read-only.js';
@@ -15,6 +16,9 @@ const UNIT_BYTES = 4 * KiB;
 /** The most that is saved at once. */
 const RUN_UNITS = MiB / UNIT_BYTES;
 
+/** What a request saves before others get their turn. */
+const TURN_UNITS = (4 * MiB) / UNIT_BYTES;
+
 /**
  * The contents of a device as of a cut, kept by copy-before-write while clients go on writing. Copiers deal in blocks;
  * what is saved are units, many of which make a block.
@@ -29,6 +33,16 @@ const RUN_UNITS = MiB / UNIT_BYTES;
  * 5. A snapshot that cannot keep a pre-image breaks before the write that needed it goes on. It never comes back.
  */
 export class Snapshot implements CutSource {
+  /** @throws CofferdamError BAD_ARGUMENT for a block that is not made of whole units. */
+  static checkBlockSize(blockSizeBytes: number): void {
+    if (Number.isSafeInteger(blockSizeBytes) && blockSizeBytes > 0 && blockSizeBytes % UNIT_BYTES === 0)
+      return;
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `a snapshot in blocks of ${blockSizeBytes} bytes: it must be a multiple of ${UNIT_BYTES}`,
+    );
+  }
+
   readonly device: BlockDevice;
   readonly native: NativeCutSource | undefined;
   readonly selected: Int32Array<SharedArrayBuffer> | undefined;
@@ -83,6 +97,7 @@ export class Snapshot implements CutSource {
     if (lengthBytes === 0) return;
     const last = Math.floor((offsetBytes + lengthBytes - 1) / UNIT_BYTES);
     let unit = Math.floor(offsetBytes / UNIT_BYTES);
+    let savedNow = 0;
     while (unit <= last && !this.#broken) {
       const saving = this.#saving.get(unit);
       if (saving) {
@@ -90,6 +105,11 @@ export class Snapshot implements CutSource {
       } else if (this.#needsPreImage(unit)) {
         const end = this.#runEnd(unit, last + 1);
         if (!this.#saveNow(unit, end)) await this.#saveOnce(unit, end);
+        savedNow += end - unit;
+        if (savedNow >= TURN_UNITS) {
+          savedNow = 0;
+          await setImmediate();
+        }
       } else {
         unit++;
       }

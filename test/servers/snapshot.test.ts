@@ -1,6 +1,7 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import type { BlockDevice } from '#src/devices/block-device';
+import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
 import { openDevice } from '#src/devices/open';
 import { Random } from '#src/runtime/random';
@@ -257,6 +258,31 @@ describe('a snapshot', () => {
     expect(Buffer.compare(rest, filled(1, 48 * BLOCK))).toBe(0);
     await source.assertIntact();
   });
+
+  test('lets others have their turns while a long request is saved', async () => {
+    await using directory = temporaryDirectory({ inMemory: true });
+    const device = await FileDevice.open(directory.file('image'), { create: { sizeBytes: 256 * MiB } });
+    await using server = start(device);
+    await using source = await snapshot(server);
+    let isTrimming = true;
+    const trimmed = server.client.trim(0, 256 * MiB).finally(() => (isTrimming = false));
+    let others = 0;
+    for (; isTrimming; others++) await new Promise((resolve) => setImmediate(resolve));
+    await trimmed;
+    await source.assertIntact();
+    expect(others).toBeGreaterThan(32);
+  });
+
+  test.each([512, 2048, 6000])(
+    'is refused in blocks of %i bytes before any barrier goes up',
+    async (bytes) => {
+      await using server = start(new MemoryDevice(MiB));
+      await expect(snapshot(server, { blockSizeBytes: bytes })).rejects.toMatchObject({
+        code: 'BAD_ARGUMENT',
+      });
+      expect(await server.status()).toMatchObject({ barrierUp: false, epoch: 0 });
+    },
+  );
 
   test('breaks at its limit, and the write goes on', async () => {
     await using directory = temporaryDirectory();

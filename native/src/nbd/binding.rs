@@ -123,7 +123,9 @@ fn serve(
         return Err(Failure::bad_argument("gate: too few words"));
     }
     let export = Export {
-        file: file(arguments.device_fd, "deviceFd")?,
+        file: file(arguments.device_fd, "deviceFd")?
+            .reopen()
+            .map_err(|error| failure(&error))?,
         size: whole(arguments.size_bytes, "sizeBytes")?,
         read_only: arguments.read_only,
         format: if arguments.structured_replies {

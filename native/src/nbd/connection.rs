@@ -15,7 +15,7 @@ use super::outbox::Outbox;
 use super::socket::{Received, wait};
 use super::wire::{FLAG_DF, Format, HEADER, LONGEST_READ_HEADER, Request, command};
 use crate::batch::{Cached, Waiting, read_cached_onto};
-use crate::file::OpenFile;
+use crate::file::OwnFile;
 use crate::gate::{Entry, Wake, Way};
 use crate::sync::AtomicI32;
 use std::io::{self, IoSlice};
@@ -86,7 +86,9 @@ impl Gate {
 
 /// What a connection is about.
 pub struct Export {
-    pub file: OpenFile,
+    /// Its own, because nothing but this thread knows when it needs the device no more: while JavaScript ends in a
+    /// hurry, the number of the original may come to belong to another file.
+    pub file: OwnFile,
     pub size: u64,
     pub read_only: bool,
     pub format: Format,

@@ -50,7 +50,8 @@ impl Outbox {
             self.keep(bytes);
             return;
         }
-        self.own_bytes += bytes.len();
+        // All of the buffer is kept, however little is in it.
+        self.own_bytes += bytes.capacity();
         self.add(bytes, Origin::Here);
     }
 
@@ -105,7 +106,7 @@ impl Outbox {
                 return;
             };
             if piece.origin == Origin::Here {
-                self.own_bytes -= piece.bytes.len();
+                self.own_bytes -= piece.bytes.capacity();
                 self.keep(piece.bytes);
             }
         }

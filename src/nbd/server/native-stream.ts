@@ -19,7 +19,7 @@ export interface NativeStreamOptions {
  * Invariants:
  * 1. Nothing is read from the socket here any more, and nothing is written to it.
  * 2. At most one call of `send` is unanswered.
- * 3. The gate's words, and the socket, stay until the thread has ended.
+ * 3. The gate's words stay until the thread has ended.
  */
 export class NativeStream extends Duplex {
   readonly #socket: Socket;
@@ -28,7 +28,6 @@ export class NativeStream extends Duplex {
   /** What was handed over while nobody wanted more. */
   #unconsumedBytes = 0;
   #onSent: (() => void) | undefined;
-  #onClosed: (() => void) | undefined;
   #isClosed = false;
 
   /** @param socket a paused one with a descriptor; it is taken over. */
@@ -92,12 +91,10 @@ export class NativeStream extends Duplex {
   override _destroy(error: Error | null, done: (error: Error | null) => void): void {
     // In this turn, so that nothing is begun that the client has sent before.
     this.#connection.cut();
-    this.#onClosed = () => {
-      this.#connection.close();
-      this.#socket.destroy();
-      done(error);
-    };
-    if (this.#isClosed) this.#onClosed();
+    // The thread may be waiting for a medium that does not answer. Who needs to know that it is idle asks the gate.
+    if (this.#isClosed) this.#connection.close();
+    this.#socket.destroy();
+    done(error);
   }
 
   #send(replies: readonly Buffer[], done: () => void): void {
@@ -128,7 +125,7 @@ export class NativeStream extends Duplex {
         break;
       case NativeEvent.Closed:
         this.#isClosed = true;
-        if (this.#onClosed) this.#onClosed();
+        if (this.destroyed) this.#connection.close();
         else this.destroy();
         break;
     }

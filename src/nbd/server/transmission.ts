@@ -15,7 +15,7 @@ import { ReadBatch } from './read-batch.js';
 import { simpleReplies, structuredReplies, type ReplyFormat } from './reply.js';
 import { RequestParser } from './request-parser.js';
 import { has, refusalOf, type Agreement, type Request } from './request.js';
-import { WriteBatch } from './write-batch.js';
+import { withoutTheRest, WriteBatch } from './write-batch.js';
 
 /**
  * Once the requests of a connection and their replies take this much memory, no further one is begun. One request more
@@ -141,7 +141,7 @@ export class Transmission {
     const isFua = has(request, CommandFlag.Fua);
     if (request.command === Command.Read && request.lengthBytes > 0) this.#reads?.add(request);
     else if (request.command === Command.Write && !isFua) this.#writes.add(request, bytes, at);
-    else void this.#answer(request, bytes.subarray(at, at + request.lengthBytes), isFua);
+    else void this.#answer(request, withoutTheRest(bytes.subarray(at, at + request.lengthBytes)), isFua);
   }
 
   /** For the parser. */

@@ -10,6 +10,9 @@ export interface WriteContext {
   fail(request: Request, error: unknown): void;
 }
 
+/** So much more may be kept alive than is wanted, in bytes: it is not worth a copy. */
+const SMALL_BYTES = 512;
+
 /**
  * The writes that came whole in one packet, and so lie in one buffer. A device that can takes them in one call; what
  * fails there is asked for again one by one, which tells which write it was and why.
@@ -34,7 +37,7 @@ export class WriteBatch {
 
   /** A write whose payload lies in several packets. It is begun at once. */
   addInPieces(request: Request, pieces: readonly Buffer[]): void {
-    void this.#writeInPieces(request, pieces);
+    void this.#writeInPieces(request, pieces.map(withoutTheRest));
   }
 
   /** Begins all writes that were added. */
@@ -46,7 +49,7 @@ export class WriteBatch {
     this.#bytes = undefined;
     this.#requests = [];
     this.#places = [];
-    void this.#write(requests, bytes, places);
+    void this.#write(requests, compact(bytes, places), places);
   }
 
   async #write(requests: readonly Request[], bytes: Buffer, places: Float64Array): Promise<void> {
@@ -104,4 +107,31 @@ function batchesOf({ offsetBytes }: Request, pieces: readonly Buffer[]): Batch[]
     at += bytes.length;
     return { bytes, places: Float64Array.of(at - bytes.length, 0, bytes.length) };
   });
+}
+
+/**
+ * The same payload in memory of its own, if it would keep much more alive for as long as the write is parked: a request is
+ * charged for its length.
+ */
+export function withoutTheRest(payload: Buffer): Buffer {
+  return keepsTooMuch(payload, payload.length) ? Buffer.from(payload) : payload;
+}
+
+/** The same for the payloads of a batch; `places` says where they are afterwards. */
+function compact(bytes: Buffer, places: Float64Array): Buffer {
+  let lengthBytes = 0;
+  for (let i = 2; i < places.length; i += 3) lengthBytes += places[i] ?? 0;
+  if (!keepsTooMuch(bytes, lengthBytes)) return bytes;
+  const own = Buffer.allocUnsafeSlow(lengthBytes);
+  let to = 0;
+  for (let i = 0; i < places.length; i += 3) {
+    const from = places[i + 1] ?? 0;
+    places[i + 1] = to;
+    to += bytes.copy(own, to, from, from + (places[i + 2] ?? 0));
+  }
+  return own;
+}
+
+function keepsTooMuch(bytes: Buffer, wantedBytes: number): boolean {
+  return bytes.buffer.byteLength > 2 * wantedBytes + SMALL_BYTES;
 }

@@ -206,8 +206,8 @@ export const serverMutants: readonly Mutant[] = [
     file: 'nbd/server/native-stream.ts',
     edits: [
       [
-        '    this.#connection.cut();\n    this.#onClosed',
-        '    setTimeout(() => this.#connection.cut(), 20);\n    this.#onClosed',
+        '    this.#connection.cut();\n    // The thread',
+        '    setTimeout(() => this.#connection.cut(), 20);\n    // The thread',
       ],
     ],
     killer: { test: 'test/nbd/native-path.test.ts', name: 'what was sent before a power cut' },

@@ -109,7 +109,7 @@ export const snapshotMutants: readonly Mutant[] = [
     edits: [
       [
         '        if (!this.#saveNow(unit, end)) await this.#saveOnce(unit, end);',
-        '        setImmediate(() => this.#saveNow(unit, end));\n        unit = end;',
+        '        void setImmediate().then(() => this.#saveNow(unit, end));\n        unit = end;',
       ],
     ],
     killer: { test: 'test/servers/snapshot.test.ts', name: 'on a file, in the same turn' },

@@ -1,0 +1,67 @@
+import { mkdirSync } from 'node:fs';
+import { open, readFile, stat, writeFile } from 'node:fs/promises';
+import { expect, test } from 'vitest';
+import { restore } from '#src/backup/restore';
+import { KiB, MiB } from '#src/runtime/sizes';
+import { differenceAt, randomBytes } from '../support/bytes.js';
+import { temporaryDirectory } from '../support/directory.js';
+import { mount } from '../support/loop-device.js';
+import { needs } from '../support/needs.js';
+import { writeGeneration } from './support/generations.js';
+import { bench, setUp } from './support/stores.js';
+
+/** A device of so many bytes, the first of which are random and the others zeros. */
+function beginningWith(randomLengthBytes: number, sizeBytes: number): Uint8Array {
+  const bytes = new Uint8Array(sizeBytes);
+  bytes.set(randomBytes(randomLengthBytes, 1));
+  return bytes;
+}
+
+needs('root')('a restore onto a file has the room of what the file held', async () => {
+  await using tools = await setUp(bench[0] ?? 'portable');
+  const { image, pool } = tools;
+  const bytes = beginningWith(20 * MiB, 40 * MiB);
+  await writeGeneration(image, [{ id: 'a', blockSizeBytes: 4096, bytes }]);
+  await using directory = temporaryDirectory();
+  const place = directory.file('small');
+  mkdirSync(place);
+  const mounted = await mount('-t', 'tmpfs', '-o', 'size=32m', 'none', place);
+  try {
+    const path = `${place}/a.img`;
+    {
+      // As large as the device, with its data in the other half: there is no room for both.
+      await using file = await open(path, 'wx');
+      await file.write(Buffer.alloc(20 * MiB, 7), 0, 20 * MiB, 20 * MiB);
+    }
+    await restore(image, { targets: new Map([['a', path]]), force: true, pool });
+    expect(differenceAt(await readFile(path), bytes)).toBeUndefined();
+  } finally {
+    await mounted[Symbol.asyncDispose]();
+  }
+});
+
+test.each(bench)(
+  'a restore onto an empty file leaves holes where the device has zeros (%s)',
+  async (kind) => {
+    await using tools = await setUp(kind);
+    const { image, pool, directory } = tools;
+    const bytes = beginningWith(MiB, 64 * MiB);
+    await writeGeneration(image, [{ id: 'a', blockSizeBytes: 64 * KiB, bytes }]);
+    const path = directory.file('a.img');
+    await writeFile(path, '');
+    await restore(image, { targets: new Map([['a', path]]), force: true, pool });
+    expect(differenceAt(await readFile(path), bytes)).toBeUndefined();
+    expect((await stat(path)).blocks * 512).toBeLessThan(8 * MiB);
+  },
+);
+
+test.each(bench)('a restore onto a file without holes leaves nothing of it (%s)', async (kind) => {
+  await using tools = await setUp(kind);
+  const { image, pool, directory } = tools;
+  const bytes = beginningWith(MiB, 8 * MiB);
+  await writeGeneration(image, [{ id: 'a', blockSizeBytes: 64 * KiB, bytes }]);
+  const path = directory.file('a.img');
+  await writeFile(path, Buffer.alloc(8 * MiB, 7));
+  await restore(image, { targets: new Map([['a', path]]), force: true, pool });
+  expect(differenceAt(await readFile(path), bytes)).toBeUndefined();
+});
