@@ -1,4 +1,4 @@
-import { setPriority } from 'node:os';
+import { getPriority, setPriority } from 'node:os';
 import { loadCore } from '../core/load.js';
 import type { CopyJob, CopyResult, Core, CoreName, JobEnd, RestoreJob } from '../core/core.js';
 import { errorToMessage, type ErrorMessage } from '../runtime/error-message.js';
@@ -42,7 +42,7 @@ function runJob(core: Core, task: PoolTask): PoolReply {
 
 function meet({ arrived, expected, givesWay }: Meeting): void {
   // On Linux this is the priority of the calling thread alone; elsewhere it would be that of the process.
-  if (givesWay && process.platform === 'linux') setPriority(GIVES_WAY);
+  if (givesWay && process.platform === 'linux') setPriority(Math.max(getPriority(), GIVES_WAY));
   Atomics.add(arrived, 0, 1);
   Atomics.notify(arrived, 0);
   for (let count = Atomics.load(arrived, 0); count < expected; count = Atomics.load(arrived, 0)) {

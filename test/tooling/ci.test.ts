@@ -60,7 +60,18 @@ async function runCi(machine: Machine): Promise<Outcome> {
   for (const name of ['cargo', 'mke2fs', 'e2fsck', 'losetup', 'cc', 'curl', 'openssl', 'postgres'])
     program(name, '');
   for (const name of ['qemu-img', 'qemu-io', 'qemu-nbd', 'nbdinfo', 'nbdcopy', 'nbdfuse']) program(name, '');
-  for (const name of ['fusermount3', 'nbdkit', 'nbd-server', 'nbd-client', 'fio']) program(name, '');
+  for (const name of [
+    'fusermount3',
+    'nbdkit',
+    'nbd-server',
+    'nbd-client',
+    'fio',
+    'spin',
+    'qemu-storage-daemon',
+    'xxhsum',
+    'b3sum',
+  ])
+    program(name, '');
   program('id', `echo ${machine.userId ?? 0}`);
   program('apt-get', `echo "$*" >> ${directory.file('apt')}`);
   program(
