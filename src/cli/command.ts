@@ -7,6 +7,8 @@ export interface CommandContext {
   output: Output;
   /** Aborts when the user wants the program to stop. */
   signal: AbortSignal;
+  /** Says that the command has nothing left to do but to end when it is asked to stop. */
+  expectStop(): void;
 }
 
 /** What the help says of a command. */

@@ -15,6 +15,13 @@ export interface Failure {
 /** Failures that the command line alone shows to be wrong: exit code 2. */
 const usageCodes: readonly string[] = ['BAD_ARGUMENT', 'DUPLICATE_DEVICE'];
 
+/** The first of several failures, where closing what was open failed after a failure. */
+export function firstOf(error: unknown): unknown {
+  // Known by its name: Node 20 has no such class, and the compiler makes do with an Error.
+  const isSuppressing = error instanceof Error && error.name === 'SuppressedError' && 'suppressed' in error;
+  return isSuppressing ? firstOf(error.suppressed) : error;
+}
+
 export function failureOf(error: unknown): Failure {
   if (!(error instanceof CofferdamError)) return unexpected(error);
   const { code, message, device, offsetBytes, lengthBytes } = error;

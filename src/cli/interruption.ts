@@ -7,6 +7,7 @@ import { constants } from 'node:os';
 export class Interruption {
   readonly #controller = new AbortController();
   #by: 'SIGINT' | 'SIGTERM' | 'SIGPIPE' | undefined;
+  #isOrderly = false;
 
   constructor() {
     for (const name of ['SIGINT', 'SIGTERM'] as const) {
@@ -26,9 +27,17 @@ export class Interruption {
     return this.#by;
   }
 
-  /** What a shell reports for a program that the signal ended; undefined if nothing asked to stop. */
+  /**
+   * What a shell reports for a program that the signal ended; undefined if nothing asked to stop, or if that was the
+   * orderly end of the work and cut nothing short.
+   */
   get exitCode(): number | undefined {
-    return this.#by && exitCodeOf(this.#by);
+    return this.#by && !this.#isOrderly ? exitCodeOf(this.#by) : undefined;
+  }
+
+  /** From now on the work ends because it is asked to stop: whatever fails then is a failure, not a cancellation. */
+  expect(): void {
+    this.#isOrderly = true;
   }
 
   stop(by: 'SIGINT' | 'SIGTERM' | 'SIGPIPE'): void {

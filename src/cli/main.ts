@@ -1,7 +1,10 @@
 #!/usr/bin/env node
+// eslint-disable-next-line import/no-unassigned-import -- first, before anything is opened that could be taken for inherited
+import './inherited-descriptors.js';
 import { CommanderError } from 'commander';
 import { cancellation } from '../backup/cancellation.js';
 import { CofferdamError, errnoOf, messageOf } from '../runtime/errors.js';
+import { firstOf } from './failure.js';
 import { Interruption } from './interruption.js';
 import { Output } from './output.js';
 import { createProgram } from './program.js';
@@ -29,15 +32,20 @@ process.on('uncaughtException', (error) => {
 });
 
 try {
-  const program = await createProgram(args, { output, signal: interruption.signal });
+  const { signal } = interruption;
+  const program = await createProgram(args, { output, signal, expectStop: () => interruption.expect() });
   await program.parseAsync(args, { from: 'user' });
   process.exitCode = output.exitCode;
 } catch (error) {
   // Help and the version are thrown too, after they were printed.
   if (!(error instanceof CommanderError)) {
-    const wasStopped = interruption.signal.aborted && !(error instanceof CofferdamError);
-    if (interruption.by !== 'SIGPIPE') output.fail(wasStopped ? cancellation(interruption.signal) : error);
-    process.exitCode = interruption.exitCode ?? output.exitCode;
+    const { exitCode } = interruption;
+    const failure = firstOf(error);
+    const wasStopped = exitCode !== undefined && !(failure instanceof CofferdamError);
+    // A reader that has gone does not want to hear more.
+    if (exitCode === undefined || interruption.by !== 'SIGPIPE')
+      output.fail(wasStopped ? cancellation(interruption.signal) : failure);
+    process.exitCode = exitCode ?? output.exitCode;
   }
 }
 

@@ -1,4 +1,4 @@
-import { closeSync, fstatSync, writeSync } from 'node:fs';
+import { closeSync, writeSync } from 'node:fs';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
 import { formatBytes } from '../runtime/sizes.js';
 import type { CommandContext } from './command.js';
@@ -25,28 +25,19 @@ Scripts that start it in the background wait for the line READY on --ready-fd, f
  * @param readyFd gets a line `READY` once everything can be used, and is closed.
  */
 export async function serveUntilStopped(
-  { output, signal }: CommandContext,
+  { output, signal, expectStop }: CommandContext,
   document: object,
   exports: readonly Served[],
   lines: readonly string[],
   readyFd: number | undefined,
 ): Promise<void> {
-  if (readyFd !== undefined) checkDescriptor(readyFd);
+  expectStop();
   const rows = exports.map(({ name, kind, sizeBytes, uri }) => [name, kind, formatBytes(sizeBytes), uri]);
   const table = columns(['EXPORT', 'KIND', '>SIZE', 'URI'], rows);
   output.result({ ready: true, exports, ...document }, [table, ...lines].join('\n'));
   if (readyFd !== undefined) tellReady(readyFd);
   await aborted(signal);
   output.note('cofferdam: stopping');
-}
-
-/** Before anything is printed: what follows is a promise. */
-function checkDescriptor(fd: number): void {
-  try {
-    fstatSync(fd);
-  } catch (error) {
-    throw new CofferdamError('BAD_ARGUMENT', `--ready-fd ${fd}: is not open: ${messageOf(error)}`);
-  }
 }
 
 function tellReady(fd: number): void {

@@ -157,6 +157,22 @@ describe('with overlays', () => {
     expect(differenceAt(await readFile(directory.file('x')), before)).toBeUndefined();
   });
 
+  needs('root')('an overlay that cannot be flushed at the end is a failure, and is told as one', async () => {
+    await using directory = temporaryDirectory();
+    await makePlainDisk(directory.file('a.img'));
+    await backUp(directory, 'a.img');
+    const small = directory.file('small');
+    await mkdir(small);
+    await using _mount = await mount('-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small);
+    await using served = await openGeneration(directory, ['--writable', '--overlay', 'small/trial']);
+    await using device = await NbdDevice.open(served.uriOf('a'), { reconnectMs: 0 });
+    await device.write(0, new Uint8Array(64 * 1024).fill(1));
+    await writeFile(join(small, 'filler'), new Uint8Array(2 * 2 ** 20)).catch(() => {});
+    const { exitCode, stderr } = await served.stop();
+    expect(stderr).toMatch(/^cofferdam: stopping\ncofferdam: DEVICE_FULL: small\/trial: .*\n$/);
+    expect(exitCode).toBe(1);
+  });
+
   needs('native core')('an overlay fits one generation, and one opener', async () => {
     await using directory = temporaryDirectory();
     await makePlainDisk(directory.file('a.img'));

@@ -1,11 +1,12 @@
-import { readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { NbdDevice } from 'cofferdam';
 import { differenceAt, randomBytes, readBytes } from '../support/bytes.js';
-import { runCli } from '../support/cli.js';
+import { program, runCli } from '../support/cli.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
-import { run } from '../support/loop-device.js';
+import { mount, run } from '../support/loop-device.js';
 import { needs } from '../support/needs.js';
+import { runProcess } from '../support/process.js';
 import { startCli } from '../support/served.js';
 import { expectDone, expectFailure } from './expectations.js';
 
@@ -205,10 +206,64 @@ describe('a cluster file that is wrong is refused with the line', () => {
   });
 });
 
-test('a descriptor for --ready-fd that is not open is refused', async () => {
+test('--ready-fd takes no descriptor that was not handed to the program, such as that of a disk', async () => {
   await using directory = temporaryDirectory();
   const cluster = await clusterFile(directory, twoServers);
-  const result = await runCli(['serve', cluster, '--ready-fd', '99']);
-  expectFailure(result, 'BAD_ARGUMENT', 2);
-  expect(result.stdout).toBe('');
+  // Pipes and others of Node's own, those that the disks would get, and one that is not open at all.
+  for (const number of [3, 5, 6, 8, 10, 14, 18, 19, 20, 21, 22, 23, 24, 25, 99]) {
+    const result = await runCli(['serve', cluster, '--ready-fd', String(number)]);
+    expect(expectFailure(result, 'BAD_ARGUMENT', 2)).toContain(`--ready-fd ${number}`);
+    expect(result.stdout).toBe('');
+  }
+  expect(await readdir(directory.path)).toEqual(['cluster.yaml']);
+}, 60_000);
+
+test.each([
+  ['a file', '9>ready'],
+  ['one that Node had to go around', '17>ready'],
+  ['a duplicate of stdout', '5>&1'],
+])('--ready-fd takes %s that a shell hands over', async (_, redirection) => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  const number = /^\d+/.exec(redirection)?.[0] ?? '';
+  const script = `"$@" --ready-fd ${number} ${redirection} & until grep -q READY ready; do sleep 0.05; done; kill $!; wait $!`;
+  const args = [process.execPath, program, 'serve', cluster];
+  const result = await runProcess('bash', ['-c', `{ ${script}; } | tee -a ready`, 'bash', ...args], {
+    cwd: directory.path,
+  });
+  expect(result.stderr).toMatch(/^(grep: ready: .*\n)*cofferdam: stopping\n$/);
+  const ready = await readFile(directory.file('ready'), 'utf8');
+  expect(ready.match(/^READY$/gm)).toHaveLength(1);
+});
+
+test('--ready-fd refuses what is open for reading only', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  const result = await runProcess('sh', [
+    '-c',
+    '"$@" --ready-fd 3 3<"$0"',
+    cluster,
+    process.execPath,
+    program,
+    'serve',
+    cluster,
+  ]);
+  expect(expectFailure(result, 'BAD_ARGUMENT', 2)).toContain('cannot be written to');
+});
+
+needs('root')('a volume that cannot be flushed at the end is a failure, and is told as one', async () => {
+  await using directory = temporaryDirectory();
+  const small = directory.file('small');
+  await mkdir(small);
+  await using _mount = await mount('-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', small);
+  const cluster = await clusterFile(
+    directory,
+    'servers:\n  - { id: a, volatileCache: true, device: { kind: file, path: small/a.img, create: 64MiB } }\n',
+  );
+  await using served = await startCli(['serve', cluster]);
+  await using device = await NbdDevice.open(served.uriOf('a'), { reconnectMs: 0 });
+  await device.write(0, new Uint8Array(4 * MiB).fill(1));
+  const { exitCode, stderr } = await served.stop();
+  expect(stderr).toMatch(/^cofferdam: stopping\ncofferdam: DEVICE_FULL: .*a\.img.*\n$/);
+  expect(exitCode).toBe(1);
 });

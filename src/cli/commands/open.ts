@@ -2,8 +2,9 @@ import { Option, type Command } from 'commander';
 import { parseListenUri, type NbdUri } from '../../nbd/uri.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { OpenedGeneration } from '../../service/opened-generation.js';
-import { generation, wholeNumber } from '../arguments.js';
+import { generation } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
+import { inheritedDescriptor } from '../inherited-descriptors.js';
 import { endOfServing, serveUntilStopped } from '../serving.js';
 
 interface Flags {
@@ -41,7 +42,7 @@ export function addOpen(program: Command, context: CommandContext): void {
     .option(
       '--ready-fd <n>',
       'write READY to this file descriptor when all can be used',
-      wholeNumber('--ready-fd', 1),
+      inheritedDescriptor('--ready-fd'),
     )
     .action((path: string, flags: Flags) => run(path, flags, context));
 }
@@ -59,7 +60,6 @@ async function run(image: string, flags: Flags, context: CommandContext): Promis
   output.warn(opened.image.warnings);
   const document = { image, generation: opened.generation };
   await serveUntilStopped(context, document, opened.exports, [], flags.readyFd);
-  await opened.close();
 }
 
 function checkOverlay({ writable = false, overlay }: Flags): void {

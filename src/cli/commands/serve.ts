@@ -2,8 +2,8 @@ import type { Command } from 'commander';
 import { readClusterFile } from '../../servers/cluster-config.js';
 import { ControlApi } from '../../service/control-api.js';
 import { ClusterService } from '../../service/service.js';
-import { wholeNumber } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
+import { inheritedDescriptor } from '../inherited-descriptors.js';
 import { endOfServing, serveUntilStopped } from '../serving.js';
 
 interface Flags {
@@ -37,7 +37,7 @@ export function addServe(program: Command, context: CommandContext): void {
     .option(
       '--ready-fd <n>',
       'write READY to this file descriptor when all can be used',
-      wholeNumber('--ready-fd', 1),
+      inheritedDescriptor('--ready-fd'),
     )
     .action((path: string, flags: Flags) => run(path, flags, context));
 }
@@ -49,6 +49,4 @@ async function run(path: string, { only, readyFd }: Flags, context: CommandConte
   await using control = listen && (await ControlApi.listen({ service, listen, token: config.token }));
   const lines = control ? [`control: ${control.uri}`] : [];
   await serveUntilStopped(context, { control: control?.uri ?? null }, service.exports, lines, readyFd);
-  await control?.close();
-  await service.close();
 }
