@@ -2,7 +2,7 @@ import { mkdir } from 'node:fs/promises';
 import { cpus, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { ReportFile } from '#src/cli/report-file';
+import { fileKinds, ReportFile } from '#src/cli/report-file';
 import { messageOf } from '#src/runtime/errors';
 import { benchPage } from './report-page.js';
 import { formatReport, type Report } from './report.js';
@@ -101,7 +101,7 @@ async function main({ suites: chosen, images, smoke, json, report: folder }: Arg
 
 async function reportFileIn(folder: string): Promise<ReportFile> {
   await mkdir(folder, { recursive: true });
-  return await ReportFile.at(join(folder, 'index.html'));
+  return await ReportFile.at(join(folder, 'index.html'), fileKinds.report);
 }
 
 let chosen: Arguments | undefined;

@@ -18,7 +18,7 @@ import {
   type Strategy,
 } from './image/record.js';
 import { Pacer } from './pacer.js';
-import { BorrowedPool, type JobPool } from './pool.js';
+import { BorrowedPool, MOST_WORKERS, type JobPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 import {
   holdStrategy,
@@ -52,7 +52,7 @@ export interface BackupOptions {
   maxStallMs?: number;
   /** Bound on reading from the sources, in bytes per second. Default none. */
   limitBytesPerSecond?: number;
-  /** Threads that copy. Default: one per processor. */
+  /** Threads that copy, up to 64. Default: one per processor. */
   workers?: number;
   /**
    * Linux: the threads that copy let others go first that want the same processor, so that clients hardly notice.
@@ -136,8 +136,11 @@ function checkOptions(options: BackupOptions): Plan {
     if (value !== undefined && !(value > 0 && value < Infinity))
       throw new CofferdamError('BAD_ARGUMENT', `${what} must be a number above 0, not ${value}`);
   }
-  if (workers !== undefined && !Number.isInteger(workers)) {
-    throw new CofferdamError('BAD_ARGUMENT', `workers must be a whole number, not ${workers}`);
+  if (workers !== undefined && !(Number.isInteger(workers) && workers <= MOST_WORKERS)) {
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `workers must be a whole number up to ${MOST_WORKERS}, not ${workers}`,
+    );
   }
   const strategy = options.strategy ?? 'snapshot';
   if (options.closingCut === false && strategy !== 'rolling') {

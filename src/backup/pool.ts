@@ -6,6 +6,9 @@ import { errorFromMessage, type JobNames } from '../runtime/error-message.js';
 import { invariant } from '../runtime/errors.js';
 import type { PoolReply, PoolTask } from './worker.js';
 
+/** More copy no faster on any machine, and each takes memory of its own: thousands take all that there is. */
+export const MOST_WORKERS = 64;
+
 /** What runs the core's jobs. */
 export interface JobPool {
   readonly core: Core;

@@ -11,11 +11,16 @@ export interface NamedPath {
 }
 
 /** How a command line says how many of something; for commander's `argParser`. */
-export function wholeNumber(option: string, from: number): (text: string) => number {
+export function wholeNumber(
+  option: string,
+  from: number,
+  to = Number.MAX_SAFE_INTEGER,
+): (text: string) => number {
+  const range = to === Number.MAX_SAFE_INTEGER ? `from ${from} up` : `from ${from} to ${to}`;
   return (text) => {
     const value = Number(text);
-    if (/^\d+$/.test(text) && Number.isSafeInteger(value) && value >= from) return value;
-    throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" is not a whole number from ${from} up`);
+    if (/^\d+$/.test(text) && value >= from && value <= to) return value;
+    throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" is not a whole number ${range}`);
   };
 }
 

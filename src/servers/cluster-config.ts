@@ -4,6 +4,7 @@ import { isNode, LineCounter, parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
 import { deviceIdPattern, deviceIdRule } from '../devices/device-id.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
+import { inWords, issueInWords } from '../runtime/issue-wording.js';
 import { nbdUriAt, parseListenUri, type NbdUri } from '../nbd/uri.js';
 import { controlAddressAt, parseControlAddress, type ControlAddress } from './control-address.js';
 import { atFolder, device, size } from './device-config.js';
@@ -139,7 +140,7 @@ export type VolumeConfig = ClusterConfig['volumes'][number];
  * @throws CofferdamError BAD_CONFIG naming every field that is wrong
  */
 export function parseClusterConfig(input: unknown): ClusterConfig {
-  const result = cluster.safeParse(input);
+  const result = cluster.safeParse(input, { error: inWords });
   if (result.success) return result.data;
   throw badConfig('cluster configuration', result.error.issues, () => undefined);
 }
@@ -160,7 +161,7 @@ export async function readClusterFile(path: string): Promise<ClusterConfig> {
   const document = parseDocument(text, { lineCounter: lines });
   const syntax = document.errors[0];
   if (syntax) throw new CofferdamError('BAD_CONFIG', `${path}: ${syntax.message}`);
-  const result = cluster.safeParse(document.toJS());
+  const result = cluster.safeParse(document.toJS(), { error: inWords });
   if (!result.success) {
     throw badConfig(path, result.error.issues, (fieldPath) => lineOf(document, lines, fieldPath));
   }
@@ -192,7 +193,7 @@ function badConfig(
   const texts = issues.map((issue) => {
     const at = line(issue.path);
     const where = at === undefined ? '' : `line ${at}: `;
-    return `${where}${issue.path.map(String).join('.') || 'the whole'}: ${issue.message}`;
+    return `${where}${issueInWords(issue)}`;
   });
   return new CofferdamError('BAD_CONFIG', `${name}: ${texts.join('; ')}`);
 }

@@ -25,7 +25,8 @@ export const size = z.union([z.number(), z.string()]).transform((value, context)
   try {
     return parseSize(value, 'size');
   } catch (error) {
-    context.addIssue({ code: 'custom', message: messageOf(error) });
+    // The path of the field comes before it, and names the size.
+    context.addIssue({ code: 'custom', message: messageOf(error).replace(/^size: /, '') });
     return z.NEVER;
   }
 });

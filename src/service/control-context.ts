@@ -1,5 +1,8 @@
 import type { FastifyInstance } from 'fastify';
-import { serializerCompiler, validatorCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
+import { serializerCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
+import { z } from 'zod';
+import { CofferdamError } from '../runtime/errors.js';
+import { inWords, issueInWords } from '../runtime/issue-wording.js';
 import type { BackupJobs } from './backup-jobs.js';
 import { errorBody } from './control-schema.js';
 import type { FaultTable } from './fault-table.js';
@@ -21,9 +24,29 @@ export type ControlServer = ReturnType<typeof withZod>;
 
 // eslint-disable-next-line typescript/explicit-module-boundary-types -- the type has six parameters that fastify infers
 export function withZod(server: FastifyInstance) {
-  server.setValidatorCompiler(validatorCompiler);
+  server.setValidatorCompiler(validatorOf);
   server.setSerializerCompiler(serializerCompiler);
   return server.withTypeProvider<ZodTypeProvider>();
+}
+
+function validatorOf({
+  schema,
+  method,
+  url,
+}: Route): (data: unknown) => { value: unknown } | { error: Error } {
+  return (data) => {
+    const { success, data: value, error } = schema.safeParse(data, { error: inWords });
+    if (success) return { value };
+    const what = error.issues.map(issueInWords).join('; ');
+    return { error: new CofferdamError('BAD_ARGUMENT', `${method} ${url}: ${what}`) };
+  };
+}
+
+/** What fastify has a validator made for. */
+interface Route {
+  schema: z.ZodType;
+  method: string;
+  url: string;
 }
 
 /** For the responses of every route. */

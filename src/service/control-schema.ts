@@ -1,7 +1,14 @@
 import { z } from 'zod';
+import { MOST_WORKERS } from '../backup/pool.js';
+import { deviceIdPattern, deviceIdRule } from '../devices/device-id.js';
 import { errorCodes, type ErrorCode } from '../runtime/errors.js';
 
-/** What goes over the wire of the control API, both ways. Offsets, lengths and sizes are in bytes, times in ms. */
+/**
+ * What goes over the wire of the control API, both ways. Offsets, lengths and sizes are in bytes, times in ms.
+ *
+ * Requests have no fields but those that are here: what a misspelt one was to limit would go for everything. Answers may
+ * have more, so that a newer process can be asked.
+ */
 
 const bytes = z.int().min(0).meta({ description: 'Bytes, from 0 to 2^53-1.' });
 const milliseconds = z.number().min(0).max(86_400_000);
@@ -20,7 +27,7 @@ export const errorBody = z.object({
 });
 export type ErrorBody = z.infer<typeof errorBody>;
 
-export const ticket = z.object({ epoch, coordinator: z.string().min(1).max(200) });
+export const ticket = z.strictObject({ epoch, coordinator: z.string().min(1).max(200) });
 
 export const cutRequest = ticket.extend({
   leaseMs: milliseconds,
@@ -57,7 +64,7 @@ export const releaseAnswer = z.object({
   longestParkMs: z.number(),
 });
 
-export const copiedRequest = z.object({
+export const copiedRequest = z.strictObject({
   /** First block and number of blocks of each range. */
   ranges: z.array(z.tuple([z.int().min(0), z.int().min(1)])).max(10_000),
 });
@@ -75,10 +82,10 @@ export const serverStatus = z.object({
 });
 export type ServerStatusBody = z.infer<typeof serverStatus>;
 
-export const snapshotRequest = z.object({
+export const snapshotRequest = z.strictObject({
   name: z
     .string()
-    .regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$/)
+    .regex(deviceIdPattern, `cannot name a snapshot: ${deviceIdRule}`)
     .meta({ description: 'Each device is exported as SERVER@NAME.' }),
   servers: z.array(z.string()).min(1).optional(),
   blockSizeBytes: blockSizeBytes.default(64 * 1024),
@@ -88,10 +95,12 @@ export const snapshotRequest = z.object({
 export const snapshotStatus = z.object({
   name: z.string(),
   exports: z.array(z.object({ server: z.string(), uri: z.string(), sizeBytes: bytes })),
+  /** Why reads of it fail, and will from now on; null while it is good. */
+  broken: z.string().nullable(),
 });
 export type SnapshotStatusBody = z.infer<typeof snapshotStatus>;
 
-export const backupRequest = z.object({
+export const backupRequest = z.strictObject({
   /** Absolute path of the image, on the machine that serves the devices. */
   to: z.string().min(1),
   /** IDs of the servers to back up. Default: all of the process. */
@@ -103,7 +112,8 @@ export const backupRequest = z.object({
   hash: z.enum(['xxh64', 'blake3']).optional(),
   maxStallMs: milliseconds.optional(),
   limitBytesPerSecond: z.number().positive().optional(),
-  workers: z.int().min(1).max(1024).optional(),
+  workers: z.int().min(1).max(MOST_WORKERS).optional(),
+  givesWay: z.boolean().optional(),
   timeline: z.boolean().optional(),
 });
 export type BackupRequestBody = z.infer<typeof backupRequest>;
@@ -127,25 +137,28 @@ export type JobStatusBody = z.infer<typeof jobStatus>;
 
 const faultOperation = z.enum(['read', 'write', 'flush', 'trim', 'writeZeroes', 'any']);
 
-export const faultRequest = z.object({
+export const faultRequest = z.strictObject({
   server: z.string(),
   operation: faultOperation,
-  range: z.object({ offsetBytes: bytes, lengthBytes: bytes }).optional(),
+  range: z.strictObject({ offsetBytes: bytes, lengthBytes: bytes }).optional(),
   nth: z.int().min(1).optional(),
   count: z.int().min(1).optional(),
   fault: z
-    .union([
-      z.strictObject({ error: errorBody.shape.code }),
-      z.strictObject({ delayMs: milliseconds }),
-      z.strictObject({ tornWrite: z.object({ sectors: z.int().min(0) }) }),
-      z.strictObject({ hang: z.literal(true) }),
-    ])
+    .union(
+      [
+        z.strictObject({ error: errorBody.shape.code }),
+        z.strictObject({ delayMs: milliseconds }),
+        z.strictObject({ tornWrite: z.strictObject({ sectors: z.int().min(0) }) }),
+        z.strictObject({ hang: z.literal(true) }),
+      ],
+      'must be one of {error: CODE}, {delayMs: N}, {tornWrite: {sectors: N}}, {hang: true}',
+    )
     .optional(),
 });
 
 export const faultStatus = z.object({ fault: z.int(), server: z.string(), hits: z.int() });
 
-export const powerCutRequest = z.object({
+export const powerCutRequest = z.strictObject({
   /** Default: all. */
   servers: z.array(z.string()).min(1).optional(),
   /** Decides which unflushed sectors survive. Default: a fresh one. */

@@ -1,6 +1,6 @@
 import { GroupCut } from '../backup/cut.js';
 import type { Clock } from '../runtime/clock.js';
-import { CofferdamError } from '../runtime/errors.js';
+import { CofferdamError, messageOf } from '../runtime/errors.js';
 import type { CutSource } from '../servers/control.js';
 import type { SnapshotStatusBody } from './control-schema.js';
 import type { ClusterService } from './service.js';
@@ -14,7 +14,7 @@ export interface SnapshotOptions {
 }
 
 interface Snapshot {
-  status: SnapshotStatusBody;
+  status: Omit<SnapshotStatusBody, 'broken'>;
   sources: ReadonlyMap<string, CutSource>;
   exports: Disposable[];
 }
@@ -31,8 +31,8 @@ export class Snapshots {
     this.#clock = clock;
   }
 
-  list(): SnapshotStatusBody[] {
-    return [...this.#snapshots.values()].map(({ status }) => status);
+  async list(): Promise<SnapshotStatusBody[]> {
+    return await Promise.all([...this.#snapshots.values()].map(statusOf));
   }
 
   /**
@@ -93,8 +93,15 @@ export class Snapshots {
       throw error;
     }
     this.#snapshots.set(name, snapshot);
-    return snapshot.status;
+    return await statusOf(snapshot);
   }
+}
+
+/** A power cut breaks a snapshot, and so does a limit on what it may keep: of all servers, if of one. */
+async function statusOf({ status, sources }: Snapshot): Promise<SnapshotStatusBody> {
+  const checks = await Promise.allSettled([...sources.values()].map((source) => source.assertIntact()));
+  const broken = checks.find((check) => check.status === 'rejected');
+  return { ...status, broken: broken ? messageOf(broken.reason) : null };
 }
 
 async function end({ exports, sources }: Snapshot): Promise<void> {

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs';
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { expect, test } from 'vitest';
 import { ControlClient, parseControlAddress } from 'cofferdam';
 import { runCli } from '../support/cli.js';
@@ -102,16 +102,34 @@ test('a backup that fails leaves the report of the last one, and nothing else', 
   expect(await readdir(directory.path)).toEqual(['page.html']);
 });
 
-test('a report does not take the place of the image that the backup made', async () => {
+test.each(['x', './x', 'link/x', 'to-x'])(
+  'a report at %s, where the image is to be, is refused',
+  async (path) => {
+    await using directory = temporaryDirectory();
+    await makePlainDisk(directory.file('a.img'));
+    await symlink('.', directory.file('link'));
+    await symlink('x', directory.file('to-x'));
+    const args = ['backup', '--to', 'x', '--device', 'a.img', '--report', path];
+    const failure = expectFailure(await runCli(args, { cwd: directory.path }), 'BAD_ARGUMENT', 2);
+    expect(failure).toContain('are the same file');
+    expect((await readdir(directory.path)).toSorted()).toEqual(['a.img', 'link', 'to-x']);
+  },
+);
+
+test('a report whose place was taken meanwhile fails, and says that the backup is good', async () => {
   await using directory = temporaryDirectory();
   const options = { cwd: directory.path };
   await makePlainDisk(directory.file('a.img'));
-  const backup = await runCli(
-    ['backup', '--to', 'x', '--device', 'a.img', '--report', 'x', '--json'],
-    options,
-  );
-  expectFailure(backup, 'TARGET_EXISTS');
+  // The image is there once the place of the report was found free, and copying takes a second from then on.
+  const args = ['backup', '--device', 'a.img', '--limit', '2MiB/s', '--json', '--to'];
+  const slow = runCli([...args, 'x', '--report', 'page'], options);
+  await expect.poll(() => readdir(directory.path)).toContain('x');
+  await writeFile(directory.file('page'), 'precious');
+  const backup = await slow;
+  const message = expectFailure(backup, 'TARGET_EXISTS');
+  expect(message).toContain('the backup is made and good, as generation 1 of x');
   expect(document(backup)).toMatchObject({ generation: 1, error: { code: 'TARGET_EXISTS' } });
+  expect(await readFile(directory.file('page'), 'utf8')).toBe('precious');
   expectDone(await runCli(['verify', 'x'], options));
 });
 

@@ -76,6 +76,7 @@ const wrong: readonly (readonly [line: string, names: string])[] = [
   ['backup --to x --device a --limit -5', '--limit'],
   ['backup --to x --device a --workers 0', '--workers'],
   ['backup --to x --device a --workers 1.5', '--workers'],
+  ['backup --to x --device a --workers 9999', 'from 1 to 64'],
   ['backup --to x --device a=', 'names no file'],
   ['backup --to x --device .hidden', 'ID=PATH'],
   ['show x --generation 0', '--generation'],

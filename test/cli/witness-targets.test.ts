@@ -247,3 +247,31 @@ needs('nbdkit')('who stops the run stops the command and all that it has started
   await delay(200);
   expect(await ticks()).toBe(last);
 });
+
+test('a history takes the place of nothing but another history', async () => {
+  await using directory = temporaryDirectory();
+  await writeFile(directory.file('disk.img'), 'precious');
+  await writeFile(
+    directory.file('cluster.yaml'),
+    'servers: [{ id: a, device: { kind: memory, size: 1MiB } }]\n',
+  );
+  await using served = await startCli(['serve', 'cluster.yaml'], { cwd: directory.path });
+  const args = [
+    'witness',
+    'run',
+    '--target',
+    served.uriOf('a'),
+    '--seconds',
+    '1',
+    '--copy',
+    'true',
+    '--history',
+  ];
+  const run = async (history: string): ReturnType<typeof runCli> =>
+    await runCli([...args, history, '--force'], { cwd: directory.path });
+  const refused = await run('disk.img');
+  expect(refused.exitCode).toBe(1);
+  expect(refused.stderr).toMatch(/\ncofferdam: TARGET_EXISTS: disk\.img exists and is not a history .*\n$/);
+  expect(await readFile(directory.file('disk.img'), 'utf8')).toBe('precious');
+  for (let times = 0; times < 2; times++) expect((await run('history')).exitCode).toBe(0);
+});

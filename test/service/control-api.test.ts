@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import http from 'node:http';
 import { text } from 'node:stream/consumers';
@@ -85,6 +86,54 @@ describe('requests that make no sense', () => {
   );
 });
 
+describe('a request with a field that there is not does nothing, and is told which there are', () => {
+  const ticket = { epoch: 1, coordinator: 'x' };
+  test.each([
+    ['/v1/power-cut', { server: 'b' }, 'server; the fields are servers, seed'],
+    ['/v1/snapshots', { name: 'x', server: ['a'] }, 'server; the fields are name, servers'],
+    ['/v1/backups', { to: '/nowhere/x', server: ['a'] }, 'server; the fields are to, servers'],
+    ['/v1/faults', { server: 'a', operation: 'read', times: 1 }, 'times; the fields are server, operation'],
+    [
+      '/v1/faults',
+      { server: 'a', operation: 'read', range: { offsetBytes: 0, lengthBytes: 1, length: 1 } },
+      'length; the fields are offsetBytes, lengthBytes',
+    ],
+    ['/v1/servers/a/cut', { ...ticket, leaseMs: 1, fixedBy: 'snapshot', blockSizeBytes: 4096, x: 1 }, 'x'],
+    ['/v1/servers/a/renew', { ...ticket, leaseMs: 1, lease: 1 }, 'lease; the fields are epoch'],
+    ['/v1/servers/a/release', { ...ticket, x: 1 }, 'x; the fields are epoch, coordinator'],
+    [`/v1/sources/${randomUUID()}/copied`, { ranges: [], range: [] }, 'range; the fields are ranges'],
+  ])('%s %j', async (path, body, known) => {
+    await using served = await serveCluster({
+      servers: ['a', 'b'].map((id) => ({ ...memory(id), volatileCache: true })),
+    });
+    const device = served.service.cluster.client('a');
+    await device.write(0, new Uint8Array(512).fill(1));
+    await expect(served.client.get(anything, post(path, body))).rejects.toMatchObject({
+      code: 'BAD_ARGUMENT',
+      message: expect.stringContaining(`there is no field ${known}`),
+    });
+    expect((await readBytes(device, 0, 512)).every((byte) => byte === 1)).toBe(true);
+    expect(await served.client.status()).toMatchObject({ snapshots: [], backups: [] });
+  });
+});
+
+test.each([
+  ['/v1/snapshots', {}, 'name: is missing'],
+  ['/v1/snapshots', { name: 'a/b' }, 'name: cannot name a snapshot: use 1 to 64 of'],
+  ['/v1/snapshots', { name: 'x', servers: [] }, 'servers: must have at least 1 of them'],
+  ['/v1/backups', { to: '' }, 'to: must have at least 1 characters'],
+  ['/v1/backups', { to: '/x', workers: 9999 }, 'workers: must be at most 64, not 9999'],
+  ['/v1/backups', { to: '/x', initialise: 'yes' }, 'initialise: must be true or false, not "yes"'],
+  ['/v1/faults', { server: 'a', operation: 'reads' }, 'operation: must be one of read, write, flush'],
+  ['/v1/faults', { server: 'a', operation: 'read', fault: {} }, 'fault: must be one of {error: CODE}'],
+])('%s %j: %s', async (path, body, message) => {
+  await using served = await serveCluster({ servers: [memory('a')] });
+  await expect(served.client.get(anything, post(path, body))).rejects.toMatchObject({
+    code: 'BAD_ARGUMENT',
+    message: expect.stringContaining(`POST ${path}: ${message}`),
+  });
+});
+
 test('the document describes every route that there is', async () => {
   await using served = await serveCluster({ servers: [memory('a')] });
   const { body } = await ask({ socketPath: served.socket }, 'GET', '/openapi.json');
@@ -170,6 +219,22 @@ describe('a named snapshot', () => {
     await expect(device.read(0, new Uint8Array(1))).rejects.toThrow();
     await expect(NbdDevice.open(uri)).rejects.toMatchObject({ code: 'UNKNOWN_EXPORT' });
     expect((await client.status()).servers.map(({ snapshots }) => snapshots)).toEqual([0, 0]);
+  });
+
+  test('that a power cut broke is told to be broken', async () => {
+    await using served = await serveCluster({ servers: [memory('a'), memory('b')] });
+    const { client } = served;
+    const made = await client.get(anything, post('/v1/snapshots', { name: 'noon' }));
+    expect(made).toMatchObject({ name: 'noon', broken: null });
+    await client.get(anything, post('/v1/snapshots', { name: 'of-a', servers: ['a'] }));
+    await client.get(anything, post('/v1/power-cut', { servers: ['b'] }));
+    const told = [
+      { name: 'noon', broken: expect.stringMatching(/b.*power/) },
+      { name: 'of-a', broken: null },
+    ];
+    expect((await client.status()).snapshots).toMatchObject(told);
+    expect(await client.get(anything, { method: 'GET', path: '/v1/snapshots' })).toMatchObject(told);
+    await client.send({ method: 'DELETE', path: '/v1/snapshots/noon' });
   });
 
   test('that is dropped while it is made leaves nothing in the way of the next', async () => {

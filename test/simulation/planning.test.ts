@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Forecast } from '#src/simulation/planning/plan';
@@ -168,13 +168,20 @@ describe('the command', () => {
     expect(colours).toEqual(expect.arrayContaining(['#9ecae1', '#6baed6', '#3182bd', '#08519c', '#d94801']));
   });
 
-  test('tells the numbers even where the picture cannot be written', async () => {
-    const result = await runCli(['simulate', '--servers', '3', '--json', '--svg', '/nonexistent/a.svg']);
-    expectFailure(result, 'TARGET_WRITE_FAILED');
-    expect(document(result)).toMatchObject({
-      forecasts: [{ servers: 3 }],
-      error: { code: 'TARGET_WRITE_FAILED' },
-    });
+  test('a picture takes the place of nothing but another, which shows before the work', async () => {
+    await using directory = temporaryDirectory();
+    const file = directory.file('disk.img');
+    const draw = async (path: string): ReturnType<typeof runCli> =>
+      await runCli(['simulate', '--servers', '3', '--json', '--svg', path]);
+    await writeFile(file, 'precious');
+    const refused = await draw(file);
+    expect(expectFailure(refused, 'TARGET_EXISTS')).toContain('not an SVG picture');
+    expect(document(refused)).not.toHaveProperty('forecasts');
+    expect(await readFile(file, 'utf8')).toBe('precious');
+    expectFailure(await draw('/nonexistent/a.svg'), 'TARGET_WRITE_FAILED');
+    const picture = directory.file('a.svg');
+    for (let times = 0; times < 2; times++) expectDone(await draw(picture));
+    expectWellFormed(await readFile(picture, 'utf8'));
   });
 
   test.each([

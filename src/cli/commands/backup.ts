@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { backup, type BackupResult } from '../../backup/backup.js';
+import { MOST_WORKERS } from '../../backup/pool.js';
 import type { BackupTimeline } from '../../backup/timeline.js';
 import { checkBlockSize } from '../../backup/image/record.js';
 import type { HashAlgorithm } from '../../core/core.js';
@@ -12,7 +13,8 @@ import type { ClusterInput } from '../../servers/cluster-config.js';
 import { duration, given, namedPath, paths, size, wholeNumber, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
-import { ReportFile } from '../report-file.js';
+import { finalPath } from '../final-path.js';
+import { fileKinds, ReportFile } from '../report-file.js';
 import { addStrategyOptions, checkStrategy, type StrategyFlags } from '../strategy-options.js';
 import { facts } from '../table.js';
 import { consistencyInWords, count } from '../wording.js';
@@ -87,7 +89,11 @@ export function addBackup(program: Command, context: CommandContext): void {
       duration('--max-stall'),
     )
     .option('--limit <rate>', 'read no more than this per second, for example 200MiB/s', size('--limit'))
-    .option('--workers <n>', 'threads that copy (default: one per processor)', wholeNumber('--workers', 1))
+    .option(
+      '--workers <n>',
+      `threads that copy, up to ${MOST_WORKERS} (default: one per processor)`,
+      wholeNumber('--workers', 1, MOST_WORKERS),
+    )
     .option('--init', 'make an image on a block device that holds nothing yet')
     .option('--report <file>', 'write an HTML page about the backup, with a picture of it')
     .action((flags: Flags) => run(flags, context));
@@ -95,33 +101,47 @@ export function addBackup(program: Command, context: CommandContext): void {
 
 async function run(flags: Flags, context: CommandContext): Promise<void> {
   checkStrategy(flags);
-  await using report = flags.report === undefined ? undefined : await ReportFile.at(flags.report);
+  await using report = flags.report === undefined ? undefined : await reportAt(flags.report, flags.to);
   const { warnings, timeline, ...result } = await copy(flags, context);
   context.output.warn(warnings);
   const about = factsOf(result);
-  const failure = report && (await write(report, await pageOf(flags.to, about, result, timeline)));
-  context.output.result({ image: flags.to, ...result }, describe(flags.to, result, about), failure);
+  const failure = report && (await report.tryPublish(await pageOf(flags.to, about, result, timeline)));
+  context.output.result(
+    { image: flags.to, ...result },
+    describe(flags.to, result, about),
+    failure && withoutReport(failure, flags.to, result),
+  );
 }
 
-function pageOf(
+/** @throws CofferdamError BAD_ARGUMENT if the image is to be there; what {@link ReportFile.at} throws. */
+async function reportAt(path: string, image: string): Promise<ReportFile> {
+  if ((await finalPath(path)) === (await finalPath(image))) {
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `--report ${path} and --to ${image} are the same file; give the report another name`,
+    );
+  }
+  return await ReportFile.at(path, fileKinds.report);
+}
+
+/** The backup is made all the same, and whoever reads of the failure wants to know that first. */
+function withoutReport(
+  { code, message, cause }: CofferdamError,
+  image: string,
+  { generation }: Result,
+): Error {
+  const made = `the backup is made and good, as generation ${generation} of ${image}, but without its report`;
+  return new CofferdamError(code, `${made}: ${message}`, { cause });
+}
+
+async function pageOf(
   image: string,
   about: Facts,
   result: Result,
   timeline: BackupTimeline | undefined,
 ): Promise<string> {
   invariant(timeline !== undefined, 'the backup was asked for its timeline');
-  return backupPage(image, about, { ...result, timeline });
-}
-
-/** What kept the report from being written, if anything did: the backup is made all the same. */
-async function write(report: ReportFile, page: string): Promise<CofferdamError | undefined> {
-  try {
-    await report.publish(page);
-    return undefined;
-  } catch (error) {
-    if (error instanceof CofferdamError) return error;
-    throw error;
-  }
+  return await backupPage(image, about, { ...result, timeline });
 }
 
 async function copy(flags: Flags, { output, signal }: CommandContext): Promise<BackupResult> {

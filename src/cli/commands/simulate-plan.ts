@@ -1,7 +1,6 @@
-import { writeFile } from 'node:fs/promises';
 import { Option, type Command } from 'commander';
 import type { Strategy } from '../../backup/image/record.js';
-import { CofferdamError, messageOf } from '../../runtime/errors.js';
+import { CofferdamError } from '../../runtime/errors.js';
 import { freshSeed } from '../../runtime/random.js';
 import { formatDuration, GiB, KiB } from '../../runtime/sizes.js';
 import type { Assumptions } from '../../simulation/planning/assumptions.js';
@@ -10,6 +9,7 @@ import type { Quantiles } from '../../simulation/planning/quantiles.js';
 import { drawStalls } from '../../simulation/planning/stall-chart.js';
 import { duration, size, wholeNumber } from '../arguments.js';
 import type { CommandContext } from '../command.js';
+import { fileKinds, ReportFile } from '../report-file.js';
 import { columns } from '../table.js';
 
 export interface PlanFlags {
@@ -73,6 +73,7 @@ export function addPlanOptions(command: Command): Command {
 
 export async function runPlan(flags: PlanFlags, { output, signal }: CommandContext): Promise<void> {
   const { servers, strategy, runs, seed = freshSeed() } = flags;
+  await using svg = flags.svg === undefined ? undefined : await ReportFile.at(flags.svg, fileKinds.picture);
   const assumptions = assumptionsOf(flags);
   const forecasts = await plan({
     strategies: strategy,
@@ -82,21 +83,9 @@ export async function runPlan(flags: PlanFlags, { output, signal }: CommandConte
     seed,
     signal,
   });
-  const failure = flags.svg === undefined ? undefined : await draw(forecasts, flags.svg);
+  // The numbers are worth telling even if the picture cannot be written.
+  const failure = await svg?.tryPublish(await drawStalls(forecasts));
   output.result({ seed, assumptions, forecasts }, `${describe(forecasts)}\n\nseed ${seed}`, failure);
-}
-
-/** What kept the picture from being written, if anything did: the numbers are worth telling all the same. */
-async function draw(forecasts: readonly Forecast[], path: string): Promise<CofferdamError | undefined> {
-  const svg = await drawStalls(forecasts);
-  try {
-    await writeFile(path, svg);
-    return undefined;
-  } catch (cause) {
-    return new CofferdamError('TARGET_WRITE_FAILED', `${path} cannot be written: ${messageOf(cause)}`, {
-      cause,
-    });
-  }
 }
 
 function assumptionsOf(flags: PlanFlags): Assumptions {

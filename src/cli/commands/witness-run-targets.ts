@@ -11,6 +11,7 @@ import { watchCopy } from '../../witness/watched-copy.js';
 import type { NamedPath } from '../arguments.js';
 import type { CommandContext } from '../command.js';
 import { assertServedRight } from '../judgement.js';
+import { assertReplaceable, fileKinds } from '../report-file.js';
 import { runShellCommand } from '../shell-command.js';
 import { facts } from '../table.js';
 import { commandLine, count } from '../wording.js';
@@ -30,6 +31,7 @@ export interface TargetFlags {
 export async function runOnTargets(flags: TargetFlags, seed: number, context: CommandContext): Promise<void> {
   const { output, signal } = context;
   const { target, history, copy, seconds } = flags;
+  await assertReplaceable(history, fileKinds.history);
   const devices = new Map<string, BlockDevice>();
   try {
     for (const { id, path } of target) devices.set(id, await NbdDevice.open(path));

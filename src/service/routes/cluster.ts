@@ -70,7 +70,7 @@ async function statusOf({ service, snapshots, jobs }: ControlContext): Promise<C
   return {
     servers: await Promise.all(servers),
     exports: [...service.exports],
-    snapshots: snapshots.list(),
+    snapshots: await snapshots.list(),
     backups: jobs.list(),
   };
 }
