@@ -1,8 +1,9 @@
 import { basename, extname } from 'node:path';
+import { isBlockSize } from '../backup/image/record.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { parseDurationMs, parseSize } from '../runtime/sizes.js';
 import { isNbdUri, parseNbdUri } from '../nbd/uri.js';
-import { checkDeviceId, deviceIdPattern } from '../devices/device-id.js';
+import { checkDeviceId, deviceIdPattern, deviceIdRule } from '../devices/device-id.js';
 
 /** A device or file that the user named, and the ID it goes by. */
 export interface NamedPath {
@@ -29,6 +30,18 @@ export function size(option: string): (text: string) => number {
   return (text) => aboveZero(parseSize(text, option), option, text);
 }
 
+/** A size that blocks of a backup may have, in bytes. */
+export function blockSize(option: string): (text: string) => number {
+  return (text) => {
+    const bytes = parseSize(text, option);
+    if (isBlockSize(bytes)) return bytes;
+    throw new CofferdamError(
+      'BAD_ARGUMENT',
+      `${option}: "${text}" must be a power of two from 4KiB to 4MiB, such as 64KiB`,
+    );
+  };
+}
+
 /** A duration in ms above 0, such as 250ms or 1s. */
 export function duration(option: string): (text: string) => number {
   return (text) => aboveZero(parseDurationMs(text, option), option, text);
@@ -37,6 +50,14 @@ export function duration(option: string): (text: string) => number {
 function aboveZero(value: number, option: string, text: string): number {
   if (value > 0) return value;
   throw new CofferdamError('BAD_ARGUMENT', `${option}: "${text}" must be above 0`);
+}
+
+/** A path, an address or anything else that is not nothing: where a variable of a script was empty, say so. */
+export function filled(option: string): (text: string) => string {
+  return (text) => {
+    if (text !== '') return text;
+    throw new CofferdamError('BAD_ARGUMENT', `${option}: is empty; give a name`);
+  };
 }
 
 /** The number of a generation, or one of some words. */
@@ -66,10 +87,11 @@ export function namedPath(option: string, text: string): NamedPath {
   const path = nonEmpty(option, text, text);
   const fallback = basename(path, extname(path));
   if (deviceIdPattern.test(fallback)) return { id: fallback, path };
-  throw new CofferdamError(
-    'BAD_ARGUMENT',
-    `${option}: the name of ${text} cannot be a device ID; give one yourself, as ID=PATH`,
-  );
+  const what =
+    id === undefined || /[./]/.test(id)
+      ? `the name of ${text} cannot be a device ID; give one yourself, as ID=PATH`
+      : `${JSON.stringify(id)} cannot be a device ID`;
+  throw new CofferdamError('BAD_ARGUMENT', `${option}: ${what}: ${deviceIdRule}`);
 }
 
 /**

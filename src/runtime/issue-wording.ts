@@ -29,7 +29,11 @@ export function inWords(issue: z.core.$ZodRawIssue): string | undefined {
     case 'invalid_union':
       // Which of several forms an object has, its field tells.
       return issue.discriminator === undefined ? undefined : 'is missing, or none of those that there are';
-    default:
+    case 'custom':
+    case 'invalid_element':
+    case 'invalid_format':
+    case 'invalid_key':
+    case 'not_multiple_of':
       return undefined;
   }
 }
@@ -69,6 +73,6 @@ function nameOf(type: string): string {
 function shown(input: unknown): string {
   if (input === null) return 'null';
   if (typeof input === 'object') return Array.isArray(input) ? 'a list' : 'an object';
-  const text = String(JSON.stringify(input));
+  const text = JSON.stringify(input);
   return text.length > 60 ? `${text.slice(0, 60)}...` : text;
 }

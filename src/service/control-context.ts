@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify';
 import { serializerCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
-import { z } from 'zod';
+import type { z } from 'zod';
 import { CofferdamError } from '../runtime/errors.js';
 import { inWords, issueInWords } from '../runtime/issue-wording.js';
 import type { BackupJobs } from './backup-jobs.js';

@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { runCli } from '../support/cli.js';
 import { temporaryDirectory } from '../support/directory.js';
@@ -79,6 +79,8 @@ const wrong: readonly (readonly [line: string, names: string])[] = [
   ['backup --to x --device a --workers 9999', 'from 1 to 64'],
   ['backup --to x --device a=', 'names no file'],
   ['backup --to x --device .hidden', 'ID=PATH'],
+  ['backup --to x --device b@d=db@.img', '"b@d" cannot be a device ID: use 1 to 64 of A-Z'],
+  ['backup --to x --device a --block-size 1000', '--block-size: "1000" must be a power of two'],
   ['show x --generation 0', '--generation'],
   ['show x --generation all', '--generation'],
   ['verify x --generation first', '--generation'],
@@ -111,6 +113,30 @@ describe('bad usage', () => {
     const result = await runCli(line.split(' '), { cwd: directory.path });
     expect(expectFailure(result, 'BAD_ARGUMENT', 2)).toContain(names);
     expect(result.stdout).toBe('');
+  });
+
+  test.each([
+    ['backup', '--device', 'a', '--to', ''],
+    ['backup', '--to', 'x', '--cluster', ''],
+    ['backup', '--to', 'x', '--control', ''],
+    ['backup', '--to', 'x', '--device', 'a', '--report', ''],
+    ['backup', '--to', 'x', '--device', ''],
+    ['list', ''],
+    ['show', ''],
+    ['verify', ''],
+    ['restore', '', '--to-dir', 'out'],
+    ['restore', 'x', '--to-dir', ''],
+    ['open', '', '--listen', 'nbd://localhost'],
+    ['open', 'x', '--listen', 'nbd://localhost', '--writable', '--overlay', ''],
+    ['serve', ''],
+    ['simulate', '--servers', '3', '--svg', ''],
+    ['witness', 'check', '--history', '', '--image', 'a=b'],
+    ['witness', 'run', '--seconds', '1', '--servers', '1', '--dir', ''],
+  ])('%j has a name that is empty', async (...words) => {
+    await using directory = temporaryDirectory();
+    const result = await runCli(words.flat(), { cwd: directory.path });
+    expect(expectFailure(result, 'BAD_ARGUMENT', 2)).toMatch(/is empty|names no file/);
+    expect(await readdir(directory.path)).toEqual([]);
   });
 
   test.each([

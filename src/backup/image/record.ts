@@ -93,7 +93,7 @@ export function checkBlockSize(bytes: number): number {
   return bytes;
 }
 
-function isBlockSize(bytes: number): boolean {
+export function isBlockSize(bytes: number): boolean {
   return bytes >= MIN_BLOCK_BYTES && bytes <= MAX_BLOCK_BYTES && Number.isInteger(Math.log2(bytes));
 }
 

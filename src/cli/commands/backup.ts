@@ -3,14 +3,23 @@ import { Option, type Command } from 'commander';
 import { backup, type BackupResult } from '../../backup/backup.js';
 import { MOST_WORKERS } from '../../backup/pool.js';
 import type { BackupTimeline } from '../../backup/timeline.js';
-import { checkBlockSize } from '../../backup/image/record.js';
 import type { HashAlgorithm } from '../../core/core.js';
-import { formatBytes, formatDuration, KiB, parseSize } from '../../runtime/sizes.js';
+import { formatBytes, formatDuration, KiB } from '../../runtime/sizes.js';
 import { backupPage } from '../../plot/backup-page.js';
 import { CofferdamError, invariant } from '../../runtime/errors.js';
 import { openCluster } from '../../servers/cluster.js';
 import type { ClusterInput } from '../../servers/cluster-config.js';
-import { duration, given, namedPath, paths, size, wholeNumber, type NamedPath } from '../arguments.js';
+import {
+  blockSize,
+  duration,
+  filled,
+  given,
+  namedPath,
+  paths,
+  size,
+  wholeNumber,
+  type NamedPath,
+} from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { ProgressBars } from '../progress-bars.js';
 import { finalPath } from '../final-path.js';
@@ -56,17 +65,20 @@ that writes to the same file on its own passes that barrier by: stop it first.`,
 
 export function addBackup(program: Command, context: CommandContext): void {
   const command = addCommand(program, 'backup', help)
-    .requiredOption('--to <image>', 'backup image: a file, made if it does not exist, or a block device')
-    .addOption(
-      new Option('--cluster <file>', 'copy the devices of this cluster, which is being served').conflicts([
-        'device',
-        'control',
-      ]),
+    .requiredOption(
+      '--to <image>',
+      'backup image: a file, made if it does not exist, or a block device',
+      filled('--to'),
     )
     .addOption(
-      new Option('--control <address>', 'copy the devices of the process at this control address').conflicts(
-        'device',
-      ),
+      new Option('--cluster <file>', 'copy the devices of this cluster, which is being served')
+        .argParser(filled('--cluster'))
+        .conflicts(['device', 'control']),
+    )
+    .addOption(
+      new Option('--control <address>', 'copy the devices of the process at this control address')
+        .argParser(filled('--control'))
+        .conflicts('device'),
     )
     .addOption(
       new Option(
@@ -77,7 +89,7 @@ export function addBackup(program: Command, context: CommandContext): void {
   addStrategyOptions(command)
     .addOption(
       new Option('--block-size <size>', 'unit of copying and hashing, from 4KiB to 4MiB')
-        .argParser((text) => checkBlockSize(parseSize(text, '--block-size')))
+        .argParser(blockSize('--block-size'))
         .default(64 * KiB, '64KiB'),
     )
     .addOption(
@@ -95,7 +107,11 @@ export function addBackup(program: Command, context: CommandContext): void {
       wholeNumber('--workers', 1, MOST_WORKERS),
     )
     .option('--init', 'make an image on a block device that holds nothing yet')
-    .option('--report <file>', 'write an HTML page about the backup, with a picture of it')
+    .option(
+      '--report <file>',
+      'write an HTML page about the backup, with a picture of it',
+      filled('--report'),
+    )
     .action((flags: Flags) => run(flags, context));
 }
 

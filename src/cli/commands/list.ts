@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { openImage } from '../../backup/image/open.js';
 import type { CatalogEntry } from '../../backup/image/image.js';
 import { formatBytes } from '../../runtime/sizes.js';
+import { filled } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { columns } from '../table.js';
 import { consistencyInShort, shortFingerprint, timeInWords } from '../wording.js';
@@ -12,7 +13,7 @@ export function addList(program: Command, context: CommandContext): void {
     description: 'List the generations of a backup image, the oldest first.',
     example: 'cofferdam list nightly.cofferdam',
   })
-    .argument('<image>', 'backup image')
+    .argument('<image>', 'backup image', filled('image'))
     .action((path: string) => run(path, context));
 }
 

@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import { parseListenUri, type NbdUri } from '../../nbd/uri.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { OpenedGeneration } from '../../service/opened-generation.js';
-import { generation } from '../arguments.js';
+import { filled, generation } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { inheritedDescriptor } from '../inherited-descriptors.js';
 import { endOfServing, serveUntilStopped } from '../serving.js';
@@ -30,7 +30,7 @@ ${endOfServing}`,
 
 export function addOpen(program: Command, context: CommandContext): void {
   addCommand(program, 'open', help)
-    .argument('<image>', 'backup image')
+    .argument('<image>', 'backup image', filled('image'))
     .option('--generation <n>', 'number of the generation, or latest', generation('latest'), 'latest')
     .addOption(
       new Option('--listen <uri>', 'nbd://HOST[:PORT], nbd+unix:///?socket=PATH, or the same with nbds')
@@ -38,7 +38,11 @@ export function addOpen(program: Command, context: CommandContext): void {
         .makeOptionMandatory(),
     )
     .option('--writable', 'let clients write; needs --overlay')
-    .option('--overlay <path>', 'file for what is written; of several devices, a folder of such files')
+    .option(
+      '--overlay <path>',
+      'file for what is written; of several devices, a folder of such files',
+      filled('--overlay'),
+    )
     .option(
       '--ready-fd <n>',
       'write READY to this file descriptor when all can be used',

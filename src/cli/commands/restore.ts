@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import type { RestoreResult } from '../../backup/restore.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { formatBytes } from '../../runtime/sizes.js';
-import { generation, idAndPath, paths, type NamedPath } from '../arguments.js';
+import { filled, generation, idAndPath, paths, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { restoreImage } from '../image-jobs.js';
 import { columns } from '../table.js';
@@ -24,12 +24,12 @@ export function addRestore(program: Command, context: CommandContext): void {
     example: `cofferdam restore nightly.cofferdam --to-dir restored
 cofferdam restore nightly.cofferdam --generation 3 --device db=/dev/vdb --force`,
   })
-    .argument('<image>', 'backup image')
+    .argument('<image>', 'backup image', filled('image'))
     .option('--generation <n>', 'number of the generation, or latest', generation('latest'), 'latest')
     .addOption(
-      new Option('--to-dir <dir>', 'write every device to a sparse file ID.img in this folder').conflicts(
-        'device',
-      ),
+      new Option('--to-dir <dir>', 'write every device to a sparse file ID.img in this folder')
+        .argParser(filled('--to-dir'))
+        .conflicts('device'),
     )
     .addOption(
       new Option('--device <ID=path...>', 'write this device to this file or block device').argParser(

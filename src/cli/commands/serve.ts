@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { readClusterFile } from '../../servers/cluster-config.js';
 import { ControlApi } from '../../service/control-api.js';
 import { ClusterService } from '../../service/service.js';
+import { filled } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { inheritedDescriptor } from '../inherited-descriptors.js';
 import { endOfServing, serveUntilStopped } from '../serving.js';
@@ -32,7 +33,7 @@ cluster.yaml:
 
 export function addServe(program: Command, context: CommandContext): void {
   addCommand(program, 'serve', help)
-    .argument('<cluster>', 'cluster file, YAML; paths in it are relative to it')
+    .argument('<cluster>', 'cluster file, YAML; paths in it are relative to it', filled('cluster'))
     .option('--only <ID...>', 'serve only these servers and volumes; others are served by other processes')
     .option(
       '--ready-fd <n>',

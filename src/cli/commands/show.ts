@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import { openImage } from '../../backup/image/open.js';
 import type { GenerationRecord } from '../../backup/image/record.js';
 import { formatBytes, formatDuration } from '../../runtime/sizes.js';
-import { generation } from '../arguments.js';
+import { filled, generation } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { columns, facts } from '../table.js';
 import { consistencyInWords, timeInWords } from '../wording.js';
@@ -13,7 +13,7 @@ export function addShow(program: Command, context: CommandContext): void {
     description: 'Show one generation of a backup image: its devices and the evidence for its consistency.',
     example: 'cofferdam show nightly.cofferdam --generation 3',
   })
-    .argument('<image>', 'backup image')
+    .argument('<image>', 'backup image', filled('image'))
     .option('--generation <n>', 'number of the generation, or latest', generation('latest'), 'latest')
     .action((path: string, flags: { generation: number | 'latest' }) => run(path, flags.generation, context));
 }

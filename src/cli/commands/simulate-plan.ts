@@ -7,7 +7,7 @@ import type { Assumptions } from '../../simulation/planning/assumptions.js';
 import { plan, type Forecast } from '../../simulation/planning/plan.js';
 import type { Quantiles } from '../../simulation/planning/quantiles.js';
 import { drawStalls } from '../../simulation/planning/stall-chart.js';
-import { duration, size, wholeNumber } from '../arguments.js';
+import { duration, filled, size, wholeNumber } from '../arguments.js';
 import type { CommandContext } from '../command.js';
 import { fileKinds, ReportFile } from '../report-file.js';
 import { columns } from '../table.js';
@@ -68,7 +68,7 @@ export function addPlanOptions(command: Command): Command {
       'simulated backups of each kind (default: up to 10, fewer of many servers)',
       wholeNumber('--runs', 1),
     )
-    .option('--svg <file>', 'draw how long writes wait against the number of servers');
+    .option('--svg <file>', 'draw how long writes wait against the number of servers', filled('--svg'));
 }
 
 export async function runPlan(flags: PlanFlags, { output, signal }: CommandContext): Promise<void> {

@@ -2,7 +2,7 @@ import type { Command } from 'commander';
 import type { VerifiedDevice, VerifyReport } from '../../backup/verify.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { formatBytes } from '../../runtime/sizes.js';
-import { generation } from '../arguments.js';
+import { filled, generation } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { verifyImage } from '../image-jobs.js';
 import { columns } from '../table.js';
@@ -17,7 +17,7 @@ export function addVerify(program: Command, context: CommandContext): void {
       'Read everything that the generations of a backup image hold and check it against its hashes.',
     example: 'cofferdam verify nightly.cofferdam --generation latest',
   })
-    .argument('<image>', 'backup image')
+    .argument('<image>', 'backup image', filled('image'))
     .option('--generation <n>', 'number of the generation, latest or all', generation('latest', 'all'), 'all')
     .action((path: string, flags: { generation: Which }) => run(path, flags.generation, context));
 }

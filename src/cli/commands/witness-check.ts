@@ -1,5 +1,5 @@
 import { Option, type Command } from 'commander';
-import { idAndPath, paths, type NamedPath } from '../arguments.js';
+import { filled, idAndPath, paths, type NamedPath } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
 import { inconsistency, judgeFiles, verdictDocument } from '../judgement.js';
 import { describeVerdict } from '../../witness/verdict.js';
@@ -18,6 +18,7 @@ export function addWitnessCheck(witness: Command, context: CommandContext): void
     .requiredOption(
       '--history <file>',
       'what the clients recorded, as JSON Lines; the last copy in it is judged',
+      filled('--history'),
     )
     .addOption(
       new Option('--image <ID=path...>', 'copy of a device: a file, a block device or an NBD URI')

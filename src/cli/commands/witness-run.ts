@@ -7,7 +7,7 @@ import { formatBytes, formatDuration, MiB } from '../../runtime/sizes.js';
 import { openCluster } from '../../servers/cluster.js';
 import { witnessRun, type WitnessRunResult } from '../../witness/run.js';
 import { describeVerdict } from '../../witness/verdict.js';
-import { namedUri, paths, wholeNumber } from '../arguments.js';
+import { filled, namedUri, paths, wholeNumber } from '../arguments.js';
 import { addCommand, type CommandContext, type CommandHelp } from '../command.js';
 import { assertServedRight, inconsistency, verdictDocument } from '../judgement.js';
 import { ProgressBars } from '../progress-bars.js';
@@ -62,6 +62,7 @@ export function addWitnessRun(witness: Command, context: CommandContext): void {
     .option(
       '--dir <dir>',
       'with --servers: new or empty folder for devices, history, image and restored copy',
+      filled('--dir'),
     );
   addStrategyOptions(command)
     .addOption(
@@ -69,8 +70,12 @@ export function addWitnessRun(witness: Command, context: CommandContext): void {
         .argParser(paths('--target', namedUri))
         .conflicts(['servers', 'dir', 'strategy', 'closingCut']),
     )
-    .option('--copy <command>', 'with --target: shell command that takes the copy while clients write')
-    .option('--history <file>', 'with --target: where to record what the clients do')
+    .option(
+      '--copy <command>',
+      'with --target: shell command that takes the copy while clients write',
+      filled('--copy'),
+    )
+    .option('--history <file>', 'with --target: where to record what the clients do', filled('--history'))
     .option('--force', 'with --target: overwrite exports that hold something')
     .option(
       '--seed <n>',
