@@ -1,32 +1,14 @@
 import { existsSync } from 'node:fs';
-import { chmod, mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { chmod, mkdir, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { openCluster } from 'cofferdam';
-import { program } from '../support/cli.js';
-import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
+import { temporaryDirectory } from '../support/directory.js';
 import { needs } from '../support/needs.js';
 import { runProcess } from '../support/process.js';
+import { blocks, links, readPage, root, runScript } from './examples.js';
 
-const root = fileURLToPath(new URL('../..', import.meta.url));
-const readme = await readFile(join(root, 'README.md'), 'utf8');
-
-/** The code blocks of a language, in order. */
-function blocks(language: string): string[] {
-  return [...readme.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(
-    (match) => match[1] ?? '',
-  );
-}
-
-/** A folder for the PATH with the program in it. */
-async function programOnPath(directory: TemporaryDirectory): Promise<string> {
-  const bin = join(directory.path, 'bin');
-  await mkdir(bin);
-  await writeFile(join(bin, 'cofferdam'), `#!/bin/sh\nexec ${process.execPath} ${program} "$@"\n`);
-  await chmod(join(bin, 'cofferdam'), 0o755);
-  return bin;
-}
+const readme = await readPage('README.md');
 
 describe('README', () => {
   needs(
@@ -42,15 +24,9 @@ describe('README', () => {
     'its shell examples run one after the other, in one folder',
     async () => {
       await using directory = temporaryDirectory();
-      const bin = await programOnPath(directory);
-      const scripts = blocks('sh');
+      const scripts = blocks(readme, 'sh');
       expect(scripts.length).toBeGreaterThan(0);
-      const script = `set -eu\n${scripts.join('\n')}`;
-      const result = await runProcess('/bin/sh', ['-c', script], {
-        cwd: directory.path,
-        env: { PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}` },
-        timeoutMs: 60_000,
-      });
+      const result = await runScript(directory, scripts.join('\n'), { timeoutMs: 60_000 });
       expect(result, result.stderr).toMatchObject({ exitCode: 0 });
       expect(result.stdout).toContain('NOT crash-consistent');
       expect(result.stdout).toContain('caught');
@@ -70,11 +46,10 @@ describe('README', () => {
     'its recipes for file systems and PostgreSQL run',
     async () => {
       await using directory = temporaryDirectory();
-      const bin = await programOnPath(directory);
       // The user that PostgreSQL runs as has to get to its files.
       await chmod(directory.path, 0o755);
-      const serve = blocks('sh').find((script) => script.includes('cofferdam serve')) ?? '';
-      const script = `set -eu
+      const serve = blocks(readme, 'sh').find((script) => script.includes('cofferdam serve')) ?? '';
+      const script = `
         cleanUp() {
           umount data a b || true
           for file in *.loop; do losetup --detach "$(cat "$file")" || true; done
@@ -85,12 +60,8 @@ describe('README', () => {
         truncate --size 1M db.img
         ${serve}
         trap cleanUp EXIT
-        ${blocks('bash').join('\n')}`;
-      const result = await runProcess('/bin/bash', ['-c', script], {
-        cwd: directory.path,
-        env: { PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}${delimiter}/usr/sbin${delimiter}/sbin` },
-        timeoutMs: 90_000,
-      });
+        ${blocks(readme, 'bash').join('\n')}`;
+      const result = await runScript(directory, script, { shell: '/bin/bash', timeoutMs: 90_000 });
       expect(result, result.stderr).toMatchObject({ exitCode: 0 });
       expect(result.stdout).toContain('crash-consistent: all devices are as of one instant');
     },
@@ -98,7 +69,7 @@ describe('README', () => {
   );
 
   test('its vitest example passes as it stands', async () => {
-    const [example] = blocks('ts');
+    const [example] = blocks(readme, 'ts');
     await using directory = temporaryDirectory();
     // A project of a user, to which the package is linked in place of an installation.
     await mkdir(join(directory.path, 'node_modules'));
@@ -116,7 +87,7 @@ describe('README', () => {
   }, 90_000);
 
   test('its configuration opens', async () => {
-    const [yaml] = blocks('yaml');
+    const [yaml] = blocks(readme, 'yaml');
     await using directory = temporaryDirectory();
     await mkdir(join(directory.path, 'disks'));
     for (const name of ['db', 'log-1', 'log-2']) {
@@ -132,8 +103,8 @@ describe('README', () => {
   });
 
   test('links to files that are there', () => {
-    const links = [...readme.matchAll(/\]\(([^)#:]+)\)/g)].map((match) => match[1] ?? '');
-    expect(links.length).toBeGreaterThan(3);
-    expect(links.filter((link) => !existsSync(join(root, link)))).toEqual([]);
+    const found = links(readme);
+    expect(found.length).toBeGreaterThan(3);
+    expect(found.filter((link) => !existsSync(join(root, link)))).toEqual([]);
   });
 });
