@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { ControlClient, parseControlAddress, type Strategy } from 'cofferdam';
+import { longestStallMs } from '#src/backup/image/record';
 import { windBack } from './backups.js';
 import { program } from './effort.js';
 import type { ServingSystem } from './served-disks.js';
@@ -31,7 +32,7 @@ export const cofferdamDisks: ServingSystem = {
         if (existsSync(to)) await windBack(to);
         const { signal } = new AbortController();
         const { elapsedMs, cut } = await client.backup({ to, strategy }, { signal });
-        return { elapsedMs, stallMs: cut.group.stallMs };
+        return { elapsedMs, stallMs: longestStallMs(cut) };
       },
       async [Symbol.asyncDispose]() {
         await client.close();

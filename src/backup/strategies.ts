@@ -2,7 +2,7 @@ import type { Clock } from '../runtime/clock.js';
 import type { CutSource, ServerControl } from '../servers/control.js';
 import { GroupCut } from './cut.js';
 import type { NodePointer } from './image/layout.js';
-import type { Consistency, CutCertificate } from './image/record.js';
+import type { Consistency, CutCertificate, ServerCertificate } from './image/record.js';
 
 /** What copies one device's contents as of a cut. */
 export interface DeviceCopier {
@@ -88,7 +88,7 @@ export async function rollingStrategy(run: StrategyRun): Promise<StrategyResult>
         const base = firstPass.roots.get(server.id) ?? null;
         roots.set(server.id, await run.copier.copy(server, take(sources, server.id), run.signal, base));
       }
-      return { consistency: 'group', cut: certificate, roots };
+      return { consistency: 'group', cut: { ...certificate, firstPass: serversOf(firstPass) }, roots };
     } finally {
       await closeAll(sources);
     }
@@ -99,11 +99,12 @@ export async function rollingStrategy(run: StrategyRun): Promise<StrategyResult>
 
 /** The textbook's procedure, without the closing cut: each device alone is consistent, the group is not. */
 export async function rollingStrategyWithoutClosingCut(run: StrategyRun): Promise<StrategyResult> {
-  const { roots, certificates } = await copyOneByOne(run, false);
+  const pass = await copyOneByOne(run, false);
+  const { roots, certificates } = pass;
   return {
     consistency: 'device',
     cut: {
-      servers: certificates.flatMap((certificate) => certificate.servers),
+      servers: serversOf(pass),
       // No instant had all the barriers up.
       group: {
         stallMs: Math.max(...certificates.map((certificate) => certificate.group.stallMs)),
@@ -119,6 +120,10 @@ interface FirstPass {
   /** The epoch of each server's own cut, since which its changes are tracked. */
   epochs: Map<string, number>;
   certificates: CutCertificate[];
+}
+
+function serversOf({ certificates }: FirstPass): ServerCertificate[] {
+  return certificates.flatMap((certificate) => certificate.servers);
 }
 
 /** Raise one barrier, copy, lower, next. */

@@ -3,7 +3,7 @@ import { backup, MemoryDevice, StorageServer } from 'cofferdam';
 import type { BackupResult, BackupTimeline, BarrierSpan } from 'cofferdam';
 import { DeviceStore } from '#src/backup/image/device-store';
 import { BackupImage } from '#src/backup/image/image';
-import type { Strategy } from '#src/backup/image/record';
+import { longestStallMs, type Strategy } from '#src/backup/image/record';
 import { loadCore } from '#src/core/load';
 import { sleep } from '#src/runtime/clock';
 import { MiB } from '#src/runtime/sizes';
@@ -142,6 +142,24 @@ test('rolling without its closing cut: no instant has all barriers up', async ()
   const { barriers } = await timelineOf({ strategy: 'rolling', closingCut: false });
   expect(barriers.map(({ id, cut }) => [id, cut])).toEqual(IDS.map((id, i) => [id, i + 1]));
   expect(overlapMs(barriers)).toBeLessThan(0);
+});
+
+test.each<Kind>([
+  { strategy: 'snapshot' },
+  { strategy: 'hold' },
+  { strategy: 'rolling' },
+  { strategy: 'rolling', closingCut: false },
+])('%j: no write waited longer than the certificate says that one could have', async (kind) => {
+  const { timeline, cut } = await backUp(kind);
+  const barriers = timeline?.barriers ?? [];
+  const longestWaitMs = Math.max(...barriers.map(({ longestParkMs }) => longestParkMs));
+  expect(longestStallMs(cut)).toBeGreaterThanOrEqual(longestWaitMs);
+  // Nor is it more than the sum of all that could be waited for.
+  expect(longestStallMs(cut)).toBeLessThanOrEqual(barriers.reduce((sum, { holdMs }) => sum + holdMs, 0));
+  if (kind.strategy !== 'rolling' || kind.closingCut === false) return expect(cut.firstPass).toBeUndefined();
+  expect(cut.firstPass).toMatchObject(
+    barriers.slice(0, IDS.length).map(({ id, holdMs, longestParkMs }) => ({ id, holdMs, longestParkMs })),
+  );
 });
 
 test.each(['snapshot', 'hold', 'rolling'] as const)(

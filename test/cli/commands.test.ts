@@ -1,6 +1,8 @@
 import { readFile, stat } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { openImage } from '#src/backup/image/open';
+import type { GenerationRecord } from '#src/backup/image/record';
+import { formatDuration } from '#src/runtime/sizes';
 import { runCli } from '../support/cli.js';
 import { differenceAt } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';
@@ -127,6 +129,27 @@ describe('backup', () => {
     expectDone(await runCli(['restore', target.path, '--device', `a=${directory.file('out')}`]));
     await expectSameFile(directory.file('out'), directory.file('a.img'));
   });
+});
+
+test('the stall that a rolling backup tells is that of all its cuts, and show tells the same', async () => {
+  await using directory = temporaryDirectory();
+  const options = { cwd: directory.path };
+  for (const name of ['a.img', 'b.img']) await makePlainDisk(directory.file(name));
+  const args = ['--device', 'a.img', 'b.img', '--strategy', 'rolling', '--limit', '12MiB/s'];
+  const made = await runCli(['backup', '--to', 'x', ...args, '--json'], options);
+  const backup = document(made) as { longestStallMs: number; cut: GenerationRecord['cut'] };
+  expect(backup.cut.firstPass?.map(({ id }) => id)).toEqual(['a', 'b']);
+  for (const { holdMs } of [...backup.cut.servers, ...(backup.cut.firstPass ?? [])])
+    expect(backup.longestStallMs).toBeGreaterThanOrEqual(holdMs);
+  const shown = document(await runCli(['show', 'x', '--json'], options));
+  expect(shown).toMatchObject({ longestStallMs: backup.longestStallMs, cut: backup.cut });
+  const stall = formatDuration(backup.longestStallMs);
+  const { stdout } = await runCli(['show', 'x'], options);
+  expect(stdout).toContain(`stall        ${stall}, the longest that a write could have waited`);
+  for (const { id, holdMs } of backup.cut.firstPass ?? [])
+    expect(stdout).toMatch(
+      new RegExp(`^  ${id} +\\d+ +${formatDuration(holdMs).replace('.', '\\.')} +0 `, 'm'),
+    );
 });
 
 describe('an image of two generations', () => {

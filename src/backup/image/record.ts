@@ -56,6 +56,11 @@ export interface CopyStatistics {
 /** What the servers answered about the cut: the evidence for `consistency`. */
 export interface CutCertificate {
   servers: ServerCertificate[];
+  /**
+   * With `rolling` and its closing cut: the cuts of single devices before it, under which each was copied whole. They are no
+   * evidence, but clients waited for them.
+   */
+  firstPass?: ServerCertificate[] | undefined;
   group: {
     /** From the first raise to the last release, in ms. */
     stallMs: number;
@@ -74,6 +79,11 @@ export interface ServerCertificate {
   /** The longest that one of them waited, in ms. */
   longestParkMs: number;
   heldWithoutBreak: boolean;
+}
+
+/** The longest that a write could have waited in any cut of the backup, in ms. */
+export function longestStallMs({ group, firstPass = [] }: CutCertificate): number {
+  return firstPass.reduce((longest, { holdMs }) => Math.max(longest, holdMs), group.stallMs);
 }
 
 export const MIN_BLOCK_BYTES = 4 * KiB;
@@ -143,6 +153,7 @@ export const generationRecordSchema: z.ZodType<GenerationRecord> = z.object({
   statistics: z.object({ storedBytes: wholeNumber, zeroBytes: wholeNumber, readBytes: wholeNumber }),
   cut: z.object({
     servers: z.array(serverCertificate).max(MAX_DEVICES),
+    firstPass: z.array(serverCertificate).max(MAX_DEVICES).optional(),
     group: z.object({ stallMs: milliseconds, overlapMs: milliseconds.nullable() }),
   }),
 });

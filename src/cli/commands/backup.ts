@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { Option, type Command } from 'commander';
 import { backup, type BackupResult } from '../../backup/backup.js';
+import { longestStallMs } from '../../backup/image/record.js';
 import { MOST_WORKERS } from '../../backup/pool.js';
 import type { BackupTimeline } from '../../backup/timeline.js';
 import type { HashAlgorithm } from '../../core/core.js';
@@ -123,7 +124,7 @@ async function run(flags: Flags, context: CommandContext): Promise<void> {
   const about = factsOf(result);
   const failure = report && (await report.tryPublish(await pageOf(flags.to, about, result, timeline)));
   context.output.result(
-    { image: flags.to, ...result },
+    { image: flags.to, ...result, longestStallMs: longestStallMs(result.cut) },
     describe(flags.to, result, about),
     failure && withoutReport(failure, flags.to, result),
   );
@@ -214,7 +215,7 @@ function factsOf({ consistency, devices, statistics, elapsedMs, cut, fingerprint
     ['result', consistencyInWords(consistency, devices.length)],
     ['copied', `${formatBytes(readBytes)} read, ${formatBytes(storedBytes)} stored, the rest is zeros`],
     ['took', `${formatDuration(elapsedMs)} (${formatBytes(rate)}/s)`],
-    ['stall', `${formatDuration(cut.group.stallMs)}, the longest that a write could have waited`],
+    ['stall', `${formatDuration(longestStallMs(cut))}, the longest that a write could have waited`],
     ['fingerprint', fingerprint],
   ];
 }

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import { openImage } from '../../backup/image/open.js';
-import type { GenerationRecord } from '../../backup/image/record.js';
+import { longestStallMs, type GenerationRecord, type ServerCertificate } from '../../backup/image/record.js';
 import { formatBytes, formatDuration } from '../../runtime/sizes.js';
 import { filled, generation } from '../arguments.js';
 import { addCommand, type CommandContext } from '../command.js';
@@ -23,12 +23,15 @@ async function run(path: string, which: number | 'latest', { output }: CommandCo
   output.warn(image.warnings);
   const record = await image.record(which);
   const { fingerprint } = image.entry(record.generation);
-  output.result({ image: path, fingerprint, ...record }, describe(path, record, fingerprint));
+  output.result(
+    { image: path, fingerprint, ...record, longestStallMs: longestStallMs(record.cut) },
+    describe(path, record, fingerprint),
+  );
 }
 
 function describe(path: string, record: GenerationRecord, fingerprint: string): string {
   const { statistics, cut } = record;
-  const { stallMs, overlapMs } = cut.group;
+  const { overlapMs } = cut.group;
   const overlap =
     overlapMs === null
       ? 'there was no instant at which all barriers were up'
@@ -43,7 +46,10 @@ function describe(path: string, record: GenerationRecord, fingerprint: string): 
       ['kind', record.parent === null ? 'full' : `incremental of generation ${record.parent}`],
       ['hash', record.hashAlgorithm],
       ['stored', `${formatBytes(statistics.storedBytes)}, ${formatBytes(statistics.zeroBytes)} are zeros`],
-      ['stall', `${formatDuration(stallMs)} for the group; ${overlap}`],
+      [
+        'stall',
+        `${formatDuration(longestStallMs(cut))}, the longest that a write could have waited; ${overlap}`,
+      ],
       ['fingerprint', fingerprint],
     ]),
     '',
@@ -59,22 +65,23 @@ function describe(path: string, record: GenerationRecord, fingerprint: string): 
         ]),
       ),
     ),
-    '',
-    'Cut',
-    indented(
-      columns(
-        ['SERVER', '>EPOCH', '>BARRIER UP', '>WRITES PARKED', '>LONGEST WAIT', 'HELD WITHOUT BREAK'],
-        cut.servers.map((server) => [
-          server.id,
-          String(server.epoch),
-          formatDuration(server.holdMs),
-          String(server.parkedRequests),
-          server.parkedRequests === 0 ? '-' : formatDuration(server.longestParkMs),
-          server.heldWithoutBreak ? 'yes' : 'NO',
-        ]),
-      ),
-    ),
+    ...cutInWords('Cut', cut.servers),
+    ...cutInWords('Cuts of single devices before it', cut.firstPass ?? []),
   ].join('\n');
+}
+
+function cutInWords(title: string, servers: readonly ServerCertificate[]): string[] {
+  if (servers.length === 0) return [];
+  const names = ['SERVER', '>EPOCH', '>BARRIER UP', '>WRITES PARKED', '>LONGEST WAIT', 'HELD WITHOUT BREAK'];
+  const rows = servers.map((server) => [
+    server.id,
+    String(server.epoch),
+    formatDuration(server.holdMs),
+    String(server.parkedRequests),
+    server.parkedRequests === 0 ? '-' : formatDuration(server.longestParkMs),
+    server.heldWithoutBreak ? 'yes' : 'NO',
+  ]);
+  return ['', title, indented(columns(names, rows))];
 }
 
 function indented(text: string): string {

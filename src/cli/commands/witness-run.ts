@@ -1,6 +1,7 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Option, type Command } from 'commander';
+import { longestStallMs } from '../../backup/image/record.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { freshSeed } from '../../runtime/random.js';
 import { formatBytes, formatDuration, MiB } from '../../runtime/sizes.js';
@@ -208,7 +209,7 @@ function describe({ backup, workload, verdict }: WitnessRunResult, check: string
         'backup',
         `${backup.strategy}, generation ${backup.generation}, took ${formatDuration(backup.elapsedMs)}`,
       ],
-      ['stall', formatDuration(backup.cut.group.stallMs)],
+      ['stall', formatDuration(longestStallMs(backup.cut))],
     ]),
     '',
     'To judge the restored copy again:',
