@@ -69,6 +69,7 @@ describe('the page about the control API', async () => {
       for (const outcome of ['no space left', 'unreadable', 'torn']) expect(stdout).toContain(`${outcome}\n`);
       expect(stdout).toContain('"hits":1');
       expect(stdout).toContain('{"seed":3}');
+      expect(stdout).toMatch(/"broken":"[^"]*lost its power/);
       expect(stdout).toContain('"state":"done"');
     },
     90_000,
