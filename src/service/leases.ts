@@ -20,11 +20,14 @@ interface Lease<T> {
  */
 export class Leases<T> {
   readonly #clock: Clock;
+  readonly #newId: () => string;
   readonly #leases = new Map<string, Lease<T>>();
   #isOver = false;
 
-  constructor(clock: Clock) {
+  /** @param newId makes handles, each of which nobody can guess and no run of the server has had. */
+  constructor(clock: Clock, newId: () => string = randomUUID) {
     this.#clock = clock;
+    this.#newId = newId;
   }
 
   /**
@@ -34,7 +37,7 @@ export class Leases<T> {
   grant(value: T, end: () => Promise<void>): string {
     if (this.#isOver)
       throw new CofferdamError('DEVICE_CLOSED', 'nothing is kept any more: the service has ended');
-    const id = randomUUID();
+    const id = this.#newId();
     this.#leases.set(id, { value, end, timer: this.#timer(id) });
     return id;
   }

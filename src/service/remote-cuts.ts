@@ -33,10 +33,11 @@ export class RemoteCuts implements CutCalls {
   /** The lease of each tracker that runs, by server and epoch. */
   readonly #trackerLeases = new Map<string, string>();
 
-  constructor(service: CutsService, clock: Clock) {
+  /** @param newLeaseId as {@link Leases} wants it. */
+  constructor(service: CutsService, clock: Clock, newLeaseId?: () => string) {
     this.#service = service;
-    this.#sources = new Leases(clock);
-    this.#trackers = new Leases(clock);
+    this.#sources = new Leases(clock, newLeaseId);
+    this.#trackers = new Leases(clock, newLeaseId);
   }
 
   async status(id: string): Promise<ServerStatus> {

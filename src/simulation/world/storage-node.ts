@@ -96,6 +96,9 @@ export class StorageNode {
       exports.set(uriOf(name), device);
       return { [Symbol.dispose]: () => void exports.delete(uriOf(name)) };
     };
-    return [server, new RemoteCuts({ cluster: { server: () => server }, exportBeside, uriOf }, clock)];
+    const service = { cluster: { server: () => server }, exportBeside, uriOf };
+    // Errors tell them, and each run of a seed must tell the same.
+    let leases = 0;
+    return [server, new RemoteCuts(service, clock, () => `lease-${++leases}-of-${present.name}`)];
   }
 }
