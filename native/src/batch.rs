@@ -101,6 +101,19 @@ pub fn read_cached(file: &OpenFile, waiting: Waiting, offset: u64, into: &[Atomi
     unsafe { read_cached_to(file, waiting, offset, start, into.len()) }
 }
 
+/// The same for bytes that nobody else uses.
+#[cfg(target_os = "linux")]
+pub fn read_cached_into(
+    file: &OpenFile,
+    waiting: Waiting,
+    offset: u64,
+    into: &mut [u8],
+) -> Cached {
+    let start = into.as_mut_ptr().cast();
+    // SAFETY: `into` is borrowed for the whole call.
+    unsafe { read_cached_to(file, waiting, offset, start, into.len()) }
+}
+
 /// Adds `length` bytes from `offset` on to `into` if the page cache has them; never waits for a medium.
 #[cfg(target_os = "linux")]
 pub fn read_cached_onto(

@@ -24,11 +24,17 @@ mod lock;
 mod memory;
 #[cfg(target_os = "linux")]
 pub mod nbd;
+#[cfg(target_os = "linux")]
+mod pre_images;
 mod restore;
 mod segment;
 mod source;
 mod space;
+#[cfg(target_os = "linux")]
+mod spill;
 mod sync;
+#[cfg(target_os = "linux")]
+pub mod watch;
 mod zero;
 
 use crate::arguments::{CopyArguments, RestoreArguments, file, range};
@@ -45,7 +51,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 /// Changes with every change of this file's functions, so that `src/core/native.ts` notices a stale build.
 #[napi]
-pub const INTERFACE_VERSION: u32 = 4;
+pub const INTERFACE_VERSION: u32 = 5;
 
 /// A failure as JavaScript sees it: what returns this may return it in place of its result.
 #[napi(object, object_from_js = false)]

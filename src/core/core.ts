@@ -172,6 +172,61 @@ export interface Core {
    * @param onEvent called on this thread, with one of {@link NativeEvent}.
    */
   readonly serveConnection?: ServeConnection | undefined;
+  /** Copy-before-write that such threads take part in; absent in cores that cannot. */
+  readonly newWatch?: (() => NativeWatch) | undefined;
+}
+
+/** The live snapshots of a device, for the threads of its connections. */
+export interface NativeWatch {
+  /**
+   * Begins a snapshot of what the device holds now, while nothing changes it. Once this has returned, no thread changes it
+   * without having saved what was there.
+   */
+  begin(snapshot: WatchedSnapshot): NativePreImages;
+}
+
+/** A snapshot; its words, and the device, stay until {@link NativePreImages.close} has resolved. */
+export interface WatchedSnapshot {
+  deviceFd: number;
+  deviceSizeBytes: number;
+  blockSizeBytes: number;
+  /** Per block: whether a unit of it is saved. */
+  preserved: Int32Array<SharedArrayBuffer>;
+  /** Per block: whether its content as of the snapshot is not wanted any more. */
+  copied: Int32Array<SharedArrayBuffer>;
+  /** Per unit of 4 KiB: whether its pre-image is kept, or was until its block was copied. */
+  saved: Int32Array<SharedArrayBuffer>;
+  /** How many bytes of pre-images are kept in memory, and how many in a file without a name in `directory`. */
+  memoryBytes: number;
+  spillBytes: number;
+  directory: string;
+}
+
+/** What was on a device where it was changed since a snapshot. */
+export interface NativePreImages {
+  /** Saves what is needed of a range that is about to change, if that takes no waiting. */
+  preserveNow(offsetBytes: number, lengthBytes: number): boolean;
+  /**
+   * The same, whatever it takes.
+   *
+   * @throws CofferdamError TARGET_FULL at the limits, SNAPSHOT_BROKEN if the file cannot be used, DEVICE_IO.
+   */
+  preserve(offsetBytes: number, lengthBytes: number): Promise<void>;
+  /**
+   * Puts what was saved over what was read from the device. What it puts there for blocks that are copied when it
+   * resolves means nothing.
+   *
+   * @throws CofferdamError SNAPSHOT_BROKEN
+   */
+  restore(offsetBytes: number, into: Uint8Array): Promise<void>;
+  /** Gives up what was saved of blocks that are marked as copied. */
+  free(firstBlock: number, blockCount: number): void;
+  /** From now on nothing is saved. */
+  end(): void;
+  /** Ends it, and resolves when no thread of a connection uses it any more. */
+  close(): Promise<void>;
+  /** How many writes went past JavaScript while this saw to them. */
+  readonly passed: number;
 }
 
 export type ServeConnection = (
@@ -189,6 +244,8 @@ export interface ConnectionJob {
   structuredReplies: boolean;
   /** The gate to the device; it is kept until {@link NativeEvent} `Closed`. */
   gate: Int32Array<SharedArrayBuffer>;
+  /** Who has to see every change; absent where the gate is shut while anybody has to. */
+  watch?: NativeWatch | undefined;
   /** What the client has sent and someone else has received already. */
   received: Uint8Array;
 }

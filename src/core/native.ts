@@ -10,13 +10,17 @@ import {
   type Core,
   type HashAlgorithm,
   type JobEnd,
+  type ConnectionJob,
   type NativeConnection,
+  type NativePreImages,
+  type NativeWatch,
   type RestoreJob,
   type ServeConnection,
+  type WatchedSnapshot,
 } from './core.js';
 
 /** What the native core must say its interface is; `INTERFACE_VERSION` of native/src/lib.rs. */
-const interfaceVersion = 4;
+const interfaceVersion = 5;
 
 const buildDirectory = fileURLToPath(new URL('../../native/build/', import.meta.url));
 
@@ -47,7 +51,27 @@ interface Binding {
   readCached(fd: number, bytes: Uint8Array, places: Float64Array, done: Uint8Array): null | Failure;
   write(fd: number, bytes: Uint8Array[], places: Float64Array[]): Promise<null | Failure>;
   /** On Linux only. */
-  serveConnection?: (...args: Parameters<ServeConnection>) => NativeConnection | Failure;
+  serveConnection?: (
+    job: Omit<ConnectionJob, 'watch'>,
+    watch: WatchBinding | null,
+    onEvent: Parameters<ServeConnection>[1],
+  ) => NativeConnection | Failure;
+  /** On Linux only. */
+  NativeWatch?: new () => WatchBinding;
+}
+
+interface WatchBinding {
+  begin(snapshot: WatchedSnapshot): PreImagesBinding | Failure;
+}
+
+interface PreImagesBinding {
+  preserveNow(offsetBytes: number, lengthBytes: number): boolean | Failure;
+  preserve(offsetBytes: number, lengthBytes: number): Promise<null | Failure>;
+  restore(offsetBytes: number, into: Uint8Array): Promise<null | Failure>;
+  free(firstBlock: number, blockCount: number): void;
+  end(): void;
+  close(): Promise<null | Failure>;
+  readonly passed: number;
 }
 
 const functionNames: readonly (keyof Binding)[] = [
@@ -71,7 +95,7 @@ const functionNames: readonly (keyof Binding)[] = [
  */
 export function loadNative(): Core {
   const binding = loadBinding();
-  const serve = binding.serveConnection;
+  const { serveConnection: serve, NativeWatch: Watch } = binding;
   return {
     name: 'native',
     hash(algorithm, bytes) {
@@ -97,8 +121,37 @@ export function loadNative(): Core {
       const places = batches.map((batch) => batch.places);
       resultOf(await binding.write(fd, bytes, places));
     },
-    serveConnection: serve && ((job, onEvent) => resultOf(serve(job, onEvent))),
+    serveConnection:
+      serve &&
+      (({ watch, ...job }, onEvent) =>
+        resultOf(serve(job, watch instanceof Watching ? watch.binding : null, onEvent))),
+    newWatch: Watch && (() => new Watching(new Watch())),
   };
+}
+
+class Watching implements NativeWatch {
+  constructor(readonly binding: WatchBinding) {}
+
+  begin(snapshot: WatchedSnapshot): NativePreImages {
+    const preImages = resultOf(this.binding.begin(snapshot));
+    return {
+      preserveNow: (offsetBytes, lengthBytes) => resultOf(preImages.preserveNow(offsetBytes, lengthBytes)),
+      preserve: async (offsetBytes, lengthBytes) => {
+        resultOf(await preImages.preserve(offsetBytes, lengthBytes));
+      },
+      restore: async (offsetBytes, into) => {
+        resultOf(await preImages.restore(offsetBytes, into));
+      },
+      free: (firstBlock, blockCount) => preImages.free(firstBlock, blockCount),
+      end: () => preImages.end(),
+      close: async () => {
+        resultOf(await preImages.close());
+      },
+      get passed() {
+        return preImages.passed;
+      },
+    };
+  }
 }
 
 function copyArguments({ source, sink, ...job }: CopyJob): object {

@@ -1,4 +1,4 @@
-import type { Batch } from '../core/core.js';
+import type { Batch, NativeWatch } from '../core/core.js';
 import { CofferdamError, type ErrorDetails } from '../runtime/errors.js';
 
 /**
@@ -82,6 +82,8 @@ export interface NativeSource {
   readonly fd: number;
   /** Whether a write to the descriptor is all that a write to the device is. Default false. */
   readonly takesWrites?: boolean;
+  /** Through which native threads that write to it learn what they have to preserve; absent where they cannot. */
+  readonly watch?: NativeWatch | undefined;
 }
 
 /** A way past JavaScript for plain reads and writes, whose gate says when it is open. */
@@ -90,6 +92,8 @@ export interface NativePath {
   readonly fd: number;
   /** Four words: changes are shut out if not 0, changes inside, reads are shut out if not 0, reads inside. */
   readonly gate: Int32Array<SharedArrayBuffer>;
+  /** Who has to see every change that is made this way while the gate lets changes in. */
+  readonly watch?: NativeWatch | undefined;
   /** To be called after the last request has left a way that it found shut. */
   readonly left: () => void;
 }

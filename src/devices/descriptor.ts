@@ -50,7 +50,8 @@ export abstract class DescriptorDevice implements BlockDevice {
     this.name = descriptor.name;
     this.sizeBytes = descriptor.sizeBytes;
     this.capabilities = descriptor.capabilities;
-    this.nativeSource = { fd: descriptor.handle.fd, takesWrites: true };
+    const { handle, core } = descriptor;
+    this.nativeSource = { fd: handle.fd, takesWrites: true, watch: core.newWatch?.() };
     this.#descriptor = descriptor;
     this.#writes = new WriteQueue((batches) => descriptor.core.write(descriptor.handle.fd, batches));
     this.#sync = new DataSync(() =>

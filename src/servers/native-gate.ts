@@ -1,4 +1,4 @@
-import type { NativePath } from '../devices/block-device.js';
+import type { NativePath, NativeSource } from '../devices/block-device.js';
 
 /** Why requests go through JavaScript, one bit each. */
 export const Shut = {
@@ -52,9 +52,9 @@ export class NativeGate {
   #changesShut = 0;
   #readsShut = 0;
 
-  /** Another way through, for native requests on this descriptor. */
-  addLane(fd: number): NativeLane {
-    const lane = new NativeLane(fd, this.#changesShut, this.#readsShut, () => this.wake());
+  /** Another way through, for native requests on this source. */
+  addLane(source: NativeSource): NativeLane {
+    const lane = new NativeLane(source, this.#changesShut, this.#readsShut, () => this.wake());
     this.#lanes.add(lane);
     return lane;
   }
@@ -114,11 +114,13 @@ export class NativeGate {
 /** The way of one view of a device through the gate of its server. */
 export class NativeLane implements NativePath {
   readonly fd: number;
+  readonly watch: NativePath['watch'];
   readonly gate = new Int32Array(new SharedArrayBuffer(Word.count * Int32Array.BYTES_PER_ELEMENT));
   readonly left: () => void;
 
-  constructor(fd: number, changesShut: number, readsShut: number, left: () => void) {
-    this.fd = fd;
+  constructor(source: NativeSource, changesShut: number, readsShut: number, left: () => void) {
+    this.fd = source.fd;
+    this.watch = source.watch;
     this.left = left;
     this.shutChanges(changesShut);
     this.shutReads(readsShut);

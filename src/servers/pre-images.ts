@@ -1,23 +1,14 @@
 import { SharedBitmap } from '../core/bitmap.js';
 import { isZero } from '../core/portable/zero.js';
-import { GiB, MiB } from '../runtime/sizes.js';
+import { limitsOf, type PreImageLimits } from './pre-image-limits.js';
 import { SpillFile } from './spill-file.js';
-
-export interface PreImageLimits {
-  /** How many bytes of pre-images one snapshot keeps in memory. Default 64 MiB. */
-  memoryBytes?: number;
-  /** How many more it may keep in a spill file. Default 1 GiB. */
-  spillBytes?: number;
-  /** Where the spill file goes; it has no name and vanishes with the process. Default: the system's temporary folder. */
-  directory?: string;
-}
 
 /**
  * The old contents of what was overwritten while a snapshot is live, unit by unit: in memory up to a limit, then in a spill
  * file up to another. Units that held only zeros cost one bit.
  */
 export class PreImageStore implements AsyncDisposable {
-  readonly #memoryLimitBytes: number;
+  readonly #limits: Required<PreImageLimits>;
   readonly #inMemory = new Map<number, Uint8Array>();
   readonly #zeros: SharedBitmap;
   readonly #spill: SpillFile;
@@ -25,8 +16,8 @@ export class PreImageStore implements AsyncDisposable {
 
   constructor(unitBytes: number, unitCount: number, limits: PreImageLimits = {}) {
     this.#zeros = new SharedBitmap(unitCount);
-    this.#memoryLimitBytes = limits.memoryBytes ?? 64 * MiB;
-    this.#spill = new SpillFile(unitBytes, limits.spillBytes ?? GiB, limits.directory);
+    this.#limits = limitsOf(limits);
+    this.#spill = new SpillFile(unitBytes, this.#limits);
   }
 
   /**
@@ -48,8 +39,8 @@ export class PreImageStore implements AsyncDisposable {
       this.#zeros.add(unit);
       return true;
     }
-    if (this.#memoryUsedBytes + bytes.length > this.#memoryLimitBytes) {
-      return this.#spill.putNow(unit, bytes, this.#memoryLimitBytes);
+    if (this.#memoryUsedBytes + bytes.length > this.#limits.memoryBytes) {
+      return this.#spill.putNow(unit, bytes);
     }
     this.#memoryUsedBytes += bytes.length;
     this.#inMemory.set(unit, bytes.slice());

@@ -46,7 +46,7 @@ export class ServedDevice implements BlockDevice {
     this.readNow = device.readNow && ((batch, done) => this.#readNow(batch, done));
     this.writeBatch = device.writeBatch && ((batches) => this.#writeBatch(batches));
     const source = device.nativeSource;
-    this.nativePath = source?.takesWrites ? gate.native.addLane(source.fd) : undefined;
+    this.nativePath = source?.takesWrites ? gate.native.addLane(source) : undefined;
   }
 
   async read(offsetBytes: number, into: Uint8Array): Promise<void> {

@@ -16,7 +16,7 @@ import type {
 } from './control.js';
 import { HeldSource } from './held-source.js';
 import { Shut } from './native-gate.js';
-import type { PreImageLimits } from './pre-images.js';
+import type { PreImageLimits } from './pre-image-limits.js';
 import { ServedDevice } from './served-device.js';
 import { Snapshot } from './snapshot.js';
 
@@ -250,9 +250,10 @@ export class StorageServer implements ServerControl, AsyncDisposable {
     }
   }
 
-  /** Keeps native changes out while a snapshot or a tracker has to see every change. */
+  /** Keeps native changes out while JavaScript has to see every change, for a tracker or a snapshot. */
   #watch(): void {
-    const isWatched = this.#snapshots.size > 0 || this.#trackers.size > 0;
+    const snapshots = [...this.#snapshots];
+    const isWatched = this.#trackers.size > 0 || snapshots.some(({ isNative }) => !isNative);
     if (isWatched) this.#barrier.gate.shutChanges(Shut.Watched);
     else this.#barrier.gate.openChanges(Shut.Watched);
   }

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { open, unlink, type FileHandle } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Core } from '../core/core.js';
 import { loadCore } from '../core/load.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
-import { formatBytes, MiB } from '../runtime/sizes.js';
+import { MiB } from '../runtime/sizes.js';
+import { limitReached, type PreImageLimits } from './pre-image-limits.js';
 
 /** Units are written together, this much at a time. */
 const SEGMENT_BYTES = MiB;
@@ -34,8 +34,7 @@ interface Segment {
  */
 export class SpillFile implements AsyncDisposable {
   readonly #unitBytes: number;
-  readonly #limitBytes: number;
-  readonly #directory: string;
+  readonly #limits: Required<PreImageLimits>;
   readonly #inFile = new Map<number, number>();
   readonly #freeSlots: number[] = [];
   #slots = 0;
@@ -45,24 +44,22 @@ export class SpillFile implements AsyncDisposable {
   #failure: CofferdamError | undefined;
   #file: Promise<{ handle: FileHandle; core: Core }> | undefined;
 
-  constructor(unitBytes: number, limitBytes: number, directory = tmpdir()) {
+  constructor(unitBytes: number, limits: Required<PreImageLimits>) {
     this.#unitBytes = unitBytes;
-    this.#limitBytes = limitBytes;
-    this.#directory = directory;
+    this.#limits = limits;
   }
 
   /**
    * Takes a unit if there is room in the segment that is filled; it is written with the others later.
    *
-   * @param memoryBytes of the limit on memory, for the message.
    * @throws CofferdamError SNAPSHOT_BROKEN when the limit is reached or the file could not be written.
    */
-  putNow(unit: number, bytes: Uint8Array, memoryBytes: number): boolean {
+  putNow(unit: number, bytes: Uint8Array): boolean {
     if (this.#failure) throw this.#failure;
     this.#filling ??= { bytes: new Uint8Array(SEGMENT_BYTES), units: new Map(), usedBytes: 0 };
     const segment = this.#filling;
     if (segment.usedBytes + bytes.length > SEGMENT_BYTES) return false;
-    const slot = this.#freeSlots.pop() ?? this.#newSlot(memoryBytes);
+    const slot = this.#freeSlots.pop() ?? this.#newSlot();
     segment.bytes.set(bytes, segment.usedBytes);
     segment.units.set(unit, { slot, atBytes: segment.usedBytes, isFreed: false });
     // A short unit, the last of a device, takes a whole place.
@@ -135,7 +132,7 @@ export class SpillFile implements AsyncDisposable {
 
   async #write({ bytes, units }: Segment): Promise<void> {
     try {
-      this.#file ??= openNameless(this.#directory);
+      this.#file ??= openNameless(this.#limits.directory);
       const { handle, core } = await this.#file;
       const pending = [...units.values()];
       const places = pending.flatMap(({ slot, atBytes }) => [
@@ -153,21 +150,15 @@ export class SpillFile implements AsyncDisposable {
       // What is in the segment stays readable; but nothing more can be taken.
       this.#failure = new CofferdamError(
         'SNAPSHOT_BROKEN',
-        `pre-images could not be spilled to ${this.#directory}: ${messageOf(cause)}`,
+        `pre-images could not be spilled to ${this.#limits.directory}: ${messageOf(cause)}`,
         { cause },
       );
     }
     this.#writing = undefined;
   }
 
-  #newSlot(memoryBytes: number): number {
-    if ((this.#slots + 1) * this.#unitBytes > this.#limitBytes) {
-      throw new CofferdamError(
-        'SNAPSHOT_BROKEN',
-        `pre-images reached their limit of ${formatBytes(memoryBytes)} in memory and ` +
-          `${formatBytes(this.#limitBytes)} spilled; allow more, or copy when there are fewer writes`,
-      );
-    }
+  #newSlot(): number {
+    if ((this.#slots + 1) * this.#unitBytes > this.#limits.spillBytes) throw limitReached(this.#limits);
     return this.#slots++;
   }
 }

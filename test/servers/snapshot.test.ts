@@ -7,7 +7,7 @@ import { openDevice } from '#src/devices/open';
 import { Random } from '#src/runtime/random';
 import { MiB } from '#src/runtime/sizes';
 import type { CutRequest, CutSource } from '#src/servers/control';
-import type { PreImageLimits } from '#src/servers/pre-images';
+import type { PreImageLimits } from '#src/servers/pre-image-limits';
 import { StorageServer } from '#src/servers/server';
 import { randomBytes } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';

@@ -7,8 +7,9 @@ use super::wire::Format;
 use crate::arguments::{file, whole};
 use crate::error::{Code, Failure};
 use crate::memory::TypedArray;
+use crate::watch::{NativeWatch, Watchers};
 use crate::{Answer, answer};
-use napi::bindgen_prelude::{Buffer, FnArgs, Function, Uint8Array};
+use napi::bindgen_prelude::{Buffer, ClassInstance, FnArgs, Function, Uint8Array};
 use napi::threadsafe_function::ThreadsafeFunctionCallMode::NonBlocking;
 use napi_derive::napi;
 use std::io;
@@ -35,9 +36,11 @@ type EventArguments = FnArgs<(u32, Option<Buffer>)>;
 #[napi(catch_unwind)]
 pub fn serve_connection(
     arguments: ConnectionArguments,
+    watch: Option<ClassInstance<NativeWatch>>,
     on_event: Function<EventArguments, ()>,
 ) -> Answer<NativeConnection> {
-    answer(serve(&arguments, &on_event))
+    let watchers = watch.map(|watch| watch.watchers());
+    answer(serve(&arguments, watchers, &on_event))
 }
 
 const STACK_BYTES: usize = 256 * 1024;
@@ -116,6 +119,7 @@ impl Drop for NativeConnection {
 
 fn serve(
     arguments: &ConnectionArguments,
+    watchers: Option<Arc<Watchers>>,
     on_event: &Function<EventArguments, ()>,
 ) -> Result<NativeConnection, Failure> {
     let words = arguments.gate.shared();
@@ -135,6 +139,7 @@ fn serve(
         },
         // SAFETY: there are enough words, and JavaScript keeps them until the thread has ended or `Drop` waited for it.
         gate: unsafe { Gate::new(NonNull::from(&words[0])) },
+        watchers,
     };
     let socket = file(arguments.socket_fd, "socketFd")?;
     let socket = Socket::duplicate(socket.fd()).map_err(|error| failure(&error))?;

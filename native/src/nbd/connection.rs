@@ -17,7 +17,9 @@ use super::wire::{FLAG_DF, Format, HEADER, LONGEST_READ_HEADER, Request, command
 use crate::batch::{Cached, Waiting, read_cached_onto};
 use crate::file::OwnFile;
 use crate::gate::{Entry, Wake, Way};
+use crate::pre_images::Outcome;
 use crate::sync::AtomicI32;
+use crate::watch::Watchers;
 use std::io::{self, IoSlice};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -93,6 +95,8 @@ pub struct Export {
     pub read_only: bool,
     pub format: Format,
     pub gate: Gate,
+    /// Who has to see every change.
+    pub watchers: Option<Arc<Watchers>>,
 }
 
 pub struct Connection<T: Fn(Event) + Clone> {
@@ -286,6 +290,13 @@ impl<T: Fn(Event) + Clone> Connection<T> {
 
     /// A write that fails is tried again by JavaScript, which tells the client why.
     fn write(&mut self, request: &Request) -> Answered {
+        // The old content is safe before the device changes.
+        let range = request.offset..request.offset + u64::from(request.length);
+        if let Some(watchers) = &self.export.watchers
+            && watchers.preserve(&range) == Outcome::NotNow
+        {
+            return Answered::No;
+        }
         let payload = &self.inbox.bytes()[HEADER..HEADER + request.payload()];
         let written = self
             .export

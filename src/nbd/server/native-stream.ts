@@ -37,7 +37,7 @@ export class NativeStream extends Duplex {
     this.#socket = socket;
     this.#path = path;
     this.#connection = serve(
-      { ...agreed, socketFd: fd, deviceFd: path.fd, gate: path.gate, received },
+      { ...agreed, socketFd: fd, deviceFd: path.fd, gate: path.gate, watch: path.watch, received },
       (event, bytes) => this.#on(event, bytes),
     );
     socket.once('close', () => this.destroy());

@@ -1,0 +1,434 @@
+//! Copy-before-write: the old contents of what clients overwrite while a snapshot is live, kept for JavaScript's requests
+//! and those of the threads of connections alike. `src/servers/snapshot.ts` has the invariants of a snapshot; these are
+//! how they are kept here, for every unit u of a block b:
+//!
+//! 1. Whoever wants to overwrite u while b is not copied and u is not saved claims it first, and at most one has a claim.
+//!    So nobody writes to u between the read of its old content and the bits.
+//! 2. What a claim has led to is told under the lock, in this order: the pre-image is in its place, `preserved[b]`, u is
+//!    saved, the claim is gone. So whoever sees, without the lock, that u is saved may write: the other two are done.
+//! 3. A pre-image that comes too late, because b was copied meanwhile, is not kept; and [`PreImages::free`] is called
+//!    after b is marked as copied. So nothing is kept that nobody wants any more.
+//! 4. Nothing is read or written under the lock, and who has a claim is running: a wait for one is short.
+//!
+//! The steps of a write, and what breaks when two of them change places (`proof/copier/tests/pre_images.rs`):
+//!
+//! 1. Claim. 2. Read the old content. Else two save u, and the later one saves what the other has written:
+//!    `wrong_without_a_claim`.
+//! 3. Keep it. 4. Set the bits. Else a reader looks for a pre-image that is not there yet.
+//! 5. Write. Else the copier takes what was written: `wrong_with_a_write_before_the_bits`.
+
+use crate::bitmap::SharedBitmap;
+use crate::error::{Code, Failure};
+use crate::spill::Spill;
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, fence};
+use crate::zero::is_zero;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::SeqCst;
+
+/// What is saved for a write, in bytes: much less than a block, which for most writes would be far too much.
+/// `src/servers/snapshot.ts` has the same.
+pub const UNIT: u64 = 4096;
+
+/// The most that is read at once.
+const RUN_UNITS: usize = 64;
+
+/// Room for the longest run, in bytes.
+pub const RUN_LENGTH: usize = RUN_UNITS * UNIT as usize;
+
+/// How much of a device there is, and in which blocks it is copied.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub device_size: u64,
+    pub units_per_block: usize,
+}
+
+impl Shape {
+    pub fn units(&self) -> usize {
+        self.device_size.div_ceil(UNIT) as usize
+    }
+
+    pub fn blocks(&self) -> usize {
+        self.units().div_ceil(self.units_per_block)
+    }
+}
+
+/// Words that JavaScript and the copier see too.
+#[derive(Clone, Copy)]
+pub struct Marks<'m> {
+    /// Per block: a unit of it is saved.
+    pub preserved: SharedBitmap<'m>,
+    /// Per block: nobody wants its pre-images.
+    pub copied: SharedBitmap<'m>,
+    /// Per unit.
+    pub saved: SharedBitmap<'m>,
+}
+
+/// How many units are kept, and where.
+pub struct Limits {
+    pub units_in_memory: u32,
+    pub units_spilled: u32,
+    pub directory: PathBuf,
+}
+
+/// What a write may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Patience {
+    /// For nothing.
+    Nothing,
+    /// For the spill file.
+    Spilling,
+    /// For the device and for others as well.
+    Everything,
+}
+
+/// Whether it was done, or there is something to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    NotNow,
+}
+
+pub struct PreImages<'m> {
+    shape: Shape,
+    marks: Marks<'m>,
+    spill: Spill,
+    /// No pre-image is needed any more.
+    is_over: AtomicBool,
+    store: Mutex<Store>,
+    /// A claim has gone.
+    settled: Condvar,
+}
+
+struct Store {
+    /// Of every unit that is being saved, and of every one that is saved and not all zeros.
+    places: BTreeMap<usize, Place>,
+    memory: Memory,
+    spilled: Slots,
+    waiting: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Claimed,
+    Memory(u32),
+    Spilled(u32),
+}
+
+impl<'m> PreImages<'m> {
+    /// The marks have a bit for every block or unit of the device.
+    pub fn new(shape: Shape, marks: Marks<'m>, limits: Limits) -> Self {
+        PreImages {
+            shape,
+            marks,
+            spill: Spill::new(limits.directory, UNIT as usize),
+            is_over: AtomicBool::new(false),
+            store: Mutex::new(Store {
+                places: BTreeMap::new(),
+                memory: Memory::new(limits.units_in_memory),
+                spilled: Slots::new(limits.units_spilled),
+                waiting: 0,
+            }),
+            settled: Condvar::new(),
+        }
+    }
+
+    /// Saves what is needed of a range that is about to change: once it is `Done`, it may. What is `NotNow` may have been
+    /// saved in part.
+    ///
+    /// @param buffer room for the longest run.
+    /// @param read fills its second argument with what the device holds from its first on.
+    pub fn preserve(
+        &self,
+        range: &Range<u64>,
+        patience: Patience,
+        buffer: &mut [u8],
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<Outcome, Failure>,
+    ) -> Result<Outcome, Failure> {
+        let end = range.end.div_ceil(UNIT) as usize;
+        let mut unit = (range.start / UNIT) as usize;
+        while unit < end && !self.is_over() {
+            if !self.is_needed(unit) {
+                unit += 1;
+                continue;
+            }
+            let Some(claim) = self.claim(unit..end, patience) else {
+                return Ok(Outcome::NotNow);
+            };
+            let span = self.span(&claim.units);
+            let bytes = &mut buffer[..(span.end - span.start) as usize];
+            if !bytes.is_empty() && read(span.start, bytes)? == Outcome::NotNow {
+                return Ok(Outcome::NotNow);
+            }
+            for (unit, bytes) in claim.units.clone().zip(bytes.chunks(UNIT as usize)) {
+                if self.keep(unit, bytes, patience)? == Outcome::NotNow {
+                    return Ok(Outcome::NotNow);
+                }
+            }
+        }
+        // Between all looks and bits above and the write that comes next: a system call orders nothing by itself.
+        fence(SeqCst);
+        Ok(Outcome::Done)
+    }
+
+    /// Puts pre-images over what `into` has from `offset` on, which was read from the device before.
+    pub fn restore(&self, offset: u64, into: &mut [u8]) -> Result<(), Failure> {
+        // Between that read and the looks below, as in the copier.
+        fence(SeqCst);
+        let end = offset + into.len() as u64;
+        let last = end.div_ceil(UNIT) as usize;
+        let mut unit = self.marks.saved.first_set((offset / UNIT) as usize, last);
+        while unit < last {
+            let start = offset.max(unit as u64 * UNIT);
+            let skip = (start - unit as u64 * UNIT) as usize;
+            let part = start..end.min((unit as u64 + 1) * UNIT);
+            let part = (part.start - offset) as usize..(part.end - offset) as usize;
+            self.get(unit, skip, &mut into[part])?;
+            unit = self.marks.saved.first_set(unit + 1, last);
+        }
+        Ok(())
+    }
+
+    /// Gives up the pre-images of blocks that are marked as copied.
+    pub fn free(&self, blocks: Range<usize>) {
+        let per_block = self.shape.units_per_block;
+        let units = blocks.start * per_block..blocks.end * per_block;
+        let mut store = self.lock();
+        let kept = store.places.range(units);
+        let kept: Vec<_> = kept
+            .filter(|(_, place)| **place != Place::Claimed)
+            .map(|(unit, place)| (*unit, *place))
+            .collect();
+        for (unit, place) in kept {
+            store.places.remove(&unit);
+            match place {
+                Place::Memory(slot) => store.memory.slots.give(slot),
+                Place::Spilled(slot) => store.spilled.give(slot),
+                Place::Claimed => {}
+            }
+        }
+    }
+
+    /// From now on nothing is saved, and nobody waits.
+    pub fn end(&self) {
+        self.is_over.store(true, SeqCst);
+        let _store = self.lock();
+        self.settled.notify_all();
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(SeqCst)
+    }
+
+    fn is_needed(&self, unit: usize) -> bool {
+        !self.marks.saved.has(unit) && !self.is_copied(unit)
+    }
+
+    fn is_copied(&self, unit: usize) -> bool {
+        self.marks.copied.has(self.block_of(unit))
+    }
+
+    fn block_of(&self, unit: usize) -> usize {
+        unit / self.shape.units_per_block
+    }
+
+    fn span(&self, units: &Range<usize>) -> Range<u64> {
+        let end = (units.end as u64 * UNIT).min(self.shape.device_size);
+        (units.start as u64 * UNIT).min(end)..end
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        // What a thread that panicked left behind is whole: no step under the lock depends on a later one.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Claims units from the first on, as far as they can be saved together. None if somebody else has claimed the first,
+    /// and that is not to be waited for; no units if they are not needed any more.
+    fn claim(&self, wanted: Range<usize>, patience: Patience) -> Option<Claim<'_, 'm>> {
+        let mut store = self.lock();
+        while store.is_claimed(wanted.start) && !self.is_over() {
+            if patience < Patience::Everything {
+                return None;
+            }
+            store.waiting += 1;
+            store = self.settled.wait(store).unwrap_or_else(PoisonError::into_inner);
+            store.waiting -= 1;
+        }
+        let mut units = wanted.start..wanted.start;
+        let limit = wanted.end.min(wanted.start + RUN_UNITS);
+        while units.end < limit && self.is_needed(units.end) && !store.is_claimed(units.end) {
+            store.places.insert(units.end, Place::Claimed);
+            units.end += 1;
+        }
+        Some(Claim { of: self, units })
+    }
+
+    /// Keeps the old content of a unit that the caller has claimed.
+    fn keep(&self, unit: usize, bytes: &[u8], patience: Patience) -> Result<Outcome, Failure> {
+        let is_zero = is_zero(bytes);
+        let slot = {
+            let mut store = self.lock();
+            if self.is_copied(unit) {
+                return Ok(Outcome::Done);
+            }
+            if is_zero {
+                self.publish(&mut store, unit, None);
+                return Ok(Outcome::Done);
+            }
+            if let Some(slot) = store.memory.put(bytes) {
+                self.publish(&mut store, unit, Some(Place::Memory(slot)));
+                return Ok(Outcome::Done);
+            }
+            if patience < Patience::Spilling {
+                return Ok(Outcome::NotNow);
+            }
+            store.spilled.take().ok_or_else(full)?
+        };
+        let written = self.spill.write(slot, bytes);
+        let mut store = self.lock();
+        if written.is_err() || self.is_copied(unit) {
+            store.spilled.give(slot);
+            return written.map(|()| Outcome::Done);
+        }
+        self.publish(&mut store, unit, Some(Place::Spilled(slot)));
+        Ok(Outcome::Done)
+    }
+
+    fn publish(&self, store: &mut Store, unit: usize, place: Option<Place>) {
+        // 1. Where the pre-image is; zeros take no place.
+        match place {
+            Some(place) => store.places.insert(unit, place),
+            None => store.places.remove(&unit),
+        };
+        // 2. What the copier looks at.
+        self.marks.preserved.add(self.block_of(unit));
+        // 3. What writers and readers look at.
+        self.marks.saved.add(unit);
+    }
+
+    fn get(&self, unit: usize, skip: usize, into: &mut [u8]) -> Result<(), Failure> {
+        let slot = {
+            let store = self.lock();
+            match store.places.get(&unit) {
+                Some(Place::Memory(slot)) => {
+                    let bytes = &store.memory.unit(*slot)[skip..];
+                    into.copy_from_slice(&bytes[..into.len()]);
+                    return Ok(());
+                }
+                // It was all zeros; or it was given up, and the caller finds its block copied.
+                None | Some(Place::Claimed) => {
+                    into.fill(0);
+                    return Ok(());
+                }
+                Some(Place::Spilled(slot)) => *slot,
+            }
+        };
+        // If it is given up now, the place may be used for another unit; the caller finds its block copied.
+        self.spill.read(slot, skip, into)
+    }
+
+    #[cfg(test)]
+    fn kept(&self) -> usize {
+        self.lock().places.len()
+    }
+}
+
+/// Units that one thread is saving.
+struct Claim<'p, 'm> {
+    of: &'p PreImages<'m>,
+    units: Range<usize>,
+}
+
+impl Drop for Claim<'_, '_> {
+    /// Gives up what has not led to a pre-image.
+    fn drop(&mut self) {
+        let mut store = self.of.lock();
+        for unit in self.units.clone() {
+            if store.is_claimed(unit) {
+                store.places.remove(&unit);
+            }
+        }
+        if store.waiting > 0 {
+            self.of.settled.notify_all();
+        }
+    }
+}
+
+impl Store {
+    fn is_claimed(&self, unit: usize) -> bool {
+        self.places.get(&unit) == Some(&Place::Claimed)
+    }
+}
+
+/// Numbers up to a limit, which can be given back.
+struct Slots {
+    limit: u32,
+    used: u32,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    fn new(limit: u32) -> Self {
+        Slots {
+            limit,
+            used: 0,
+            free: Vec::new(),
+        }
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        let slot = self.used;
+        (slot < self.limit).then(|| {
+            self.used += 1;
+            slot
+        })
+    }
+
+    fn give(&mut self, slot: u32) {
+        self.free.push(slot);
+    }
+}
+
+/// Room for units in memory, taken from the system in chunks when it is needed.
+struct Memory {
+    slots: Slots,
+    chunks: Vec<Box<[u8]>>,
+}
+
+const CHUNK_UNITS: usize = 64;
+
+impl Memory {
+    fn new(limit: u32) -> Self {
+        Memory {
+            slots: Slots::new(limit),
+            chunks: Vec::new(),
+        }
+    }
+
+    /// None if it is full.
+    fn put(&mut self, bytes: &[u8]) -> Option<u32> {
+        let slot = self.slots.take()?;
+        if slot as usize / CHUNK_UNITS == self.chunks.len() {
+            let chunk = vec![0; CHUNK_UNITS * UNIT as usize];
+            self.chunks.push(chunk.into_boxed_slice());
+        }
+        let start = slot as usize % CHUNK_UNITS * UNIT as usize;
+        self.chunks[slot as usize / CHUNK_UNITS][start..][..bytes.len()].copy_from_slice(bytes);
+        Some(slot)
+    }
+
+    fn unit(&self, slot: u32) -> &[u8] {
+        let start = slot as usize % CHUNK_UNITS * UNIT as usize;
+        &self.chunks[slot as usize / CHUNK_UNITS][start..][..UNIT as usize]
+    }
+}
+
+/// JavaScript knows the limits, and says what they are.
+fn full() -> Failure {
+    Failure::new(Code::TargetFull, "pre-images reached their limit")
+}
