@@ -103,12 +103,7 @@ pub fn read_cached(file: &OpenFile, waiting: Waiting, offset: u64, into: &[Atomi
 
 /// The same for bytes that nobody else uses.
 #[cfg(target_os = "linux")]
-pub fn read_cached_into(
-    file: &OpenFile,
-    waiting: Waiting,
-    offset: u64,
-    into: &mut [u8],
-) -> Cached {
+pub fn read_cached_into(file: &OpenFile, waiting: Waiting, offset: u64, into: &mut [u8]) -> Cached {
     let start = into.as_mut_ptr().cast();
     // SAFETY: `into` is borrowed for the whole call.
     unsafe { read_cached_to(file, waiting, offset, start, into.len()) }

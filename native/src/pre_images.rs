@@ -253,7 +253,10 @@ impl<'m> PreImages<'m> {
                 return None;
             }
             store.waiting += 1;
-            store = self.settled.wait(store).unwrap_or_else(PoisonError::into_inner);
+            store = self
+                .settled
+                .wait(store)
+                .unwrap_or_else(PoisonError::into_inner);
             store.waiting -= 1;
         }
         let mut units = wanted.start..wanted.start;
@@ -431,4 +434,284 @@ impl Memory {
 /// JavaScript knows the limits, and says what they are.
 fn full() -> Failure {
     Failure::new(Code::TargetFull, "pre-images reached their limit")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::AtomicU32;
+    use std::env::temp_dir;
+    use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+
+    /// A device in memory of eight units and a bit, three to a block, which holds no zeros.
+    struct Device {
+        bytes: Vec<AtomicU8>,
+        preserved: [AtomicU32; 1],
+        copied: [AtomicU32; 1],
+        saved: [AtomicU32; 1],
+    }
+
+    const SIZE: u64 = 8 * UNIT + 100;
+
+    impl Device {
+        fn new() -> Self {
+            Device {
+                bytes: (0..SIZE).map(|at| AtomicU8::new(original(at))).collect(),
+                preserved: [AtomicU32::new(0)],
+                copied: [AtomicU32::new(0)],
+                saved: [AtomicU32::new(0)],
+            }
+        }
+
+        fn pre_images(&self, units_in_memory: u32, units_spilled: u32) -> PreImages<'_> {
+            let shape = Shape {
+                device_size: SIZE,
+                units_per_block: 3,
+            };
+            let marks = Marks {
+                preserved: SharedBitmap::new(&self.preserved),
+                copied: SharedBitmap::new(&self.copied),
+                saved: SharedBitmap::new(&self.saved),
+            };
+            let limits = Limits {
+                units_in_memory,
+                units_spilled,
+                directory: temp_dir(),
+            };
+            PreImages::new(shape, marks, limits)
+        }
+
+        fn read(&self, offset: u64, into: &mut [u8]) -> Result<Outcome, Failure> {
+            let bytes = &self.bytes[offset as usize..];
+            for (to, from) in into.iter_mut().zip(bytes) {
+                *to = from.load(Relaxed);
+            }
+            Ok(Outcome::Done)
+        }
+
+        fn write(&self, range: &Range<u64>, value: u8) {
+            for byte in &self.bytes[range.start as usize..range.end as usize] {
+                byte.store(value, Relaxed);
+            }
+        }
+
+        fn copied(&self) -> SharedBitmap<'_> {
+            SharedBitmap::new(&self.copied)
+        }
+    }
+
+    fn original(at: u64) -> u8 {
+        1 + (at / 100 % 255) as u8
+    }
+
+    impl PreImages<'_> {
+        fn change(
+            &self,
+            device: &Device,
+            range: Range<u64>,
+            patience: Patience,
+        ) -> Result<Outcome, Failure> {
+            let mut buffer = vec![0; RUN_LENGTH];
+            let read = |offset, into: &mut [u8]| device.read(offset, into);
+            let outcome = self.preserve(&range, patience, &mut buffer, read)?;
+            if outcome == Outcome::Done {
+                device.write(&range, 0);
+            }
+            Ok(outcome)
+        }
+
+        fn assert_original(&self, device: &Device) -> Result<(), Failure> {
+            let mut seen = vec![0; SIZE as usize];
+            device.read(0, &mut seen)?;
+            self.restore(0, &mut seen)?;
+            for at in 0..SIZE {
+                assert_eq!(seen[at as usize], original(at), "at {at}");
+            }
+            // A part of it, from the middle of a unit to the middle of another.
+            let mut part = vec![0; 2 * UNIT as usize];
+            device.read(UNIT + 7, &mut part)?;
+            self.restore(UNIT + 7, &mut part)?;
+            assert_eq!(part, seen[UNIT as usize + 7..][..part.len()]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_overwritten_is_kept_wherever_it_has_room() -> Result<(), Failure> {
+        for (in_memory, spilled) in [(9, 0), (0, 9), (4, 5)] {
+            let device = Device::new();
+            let pre_images = device.pre_images(in_memory, spilled);
+            for range in [10..20, UNIT - 1..UNIT + 1, 3 * UNIT..SIZE, 0..SIZE, 5..6] {
+                let outcome = pre_images.change(&device, range, Patience::Spilling)?;
+                assert_eq!(outcome, Outcome::Done);
+                pre_images.assert_original(&device)?;
+            }
+            assert_eq!(pre_images.kept(), 9);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn zeros_take_no_room() -> Result<(), Failure> {
+        let device = Device::new();
+        device.write(&(0..SIZE), 0);
+        let pre_images = device.pre_images(0, 0);
+        pre_images.change(&device, 0..SIZE, Patience::Nothing)?;
+        device.write(&(0..SIZE), 7);
+        let mut seen = vec![7; SIZE as usize];
+        pre_images.restore(0, &mut seen)?;
+        assert!(is_zero(&seen));
+        assert_eq!(pre_images.kept(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn who_is_not_to_wait_does_not() -> Result<(), Failure> {
+        let device = Device::new();
+        let pre_images = device.pre_images(1, 1);
+        // For the spill file.
+        let outcome = pre_images.change(&device, 0..2 * UNIT, Patience::Nothing)?;
+        assert_eq!((outcome, pre_images.kept()), (Outcome::NotNow, 1));
+        // For a medium, or for somebody who has claimed it.
+        let mut buffer = vec![0; RUN_LENGTH];
+        let mut inner = Outcome::Done;
+        let outcome = pre_images.preserve(
+            &(UNIT..2 * UNIT),
+            Patience::Spilling,
+            &mut buffer,
+            |_, _| {
+                inner = pre_images.change(&device, UNIT..UNIT + 1, Patience::Spilling)?;
+                Ok(Outcome::NotNow)
+            },
+        )?;
+        assert_eq!([outcome, inner], [Outcome::NotNow; 2]);
+        // Nothing of it is left.
+        assert_eq!(pre_images.kept(), 1);
+        let outcome = pre_images.change(&device, UNIT..2 * UNIT, Patience::Spilling)?;
+        assert_eq!(outcome, Outcome::Done);
+        pre_images.assert_original(&device)
+    }
+
+    #[test]
+    fn who_waits_for_another_finds_it_done() -> Result<(), Failure> {
+        let device = Device::new();
+        let pre_images = device.pre_images(9, 0);
+        let mut buffer = vec![0; RUN_LENGTH];
+        std::thread::scope(|scope| {
+            let mut other = None;
+            pre_images.preserve(&(0..1), Patience::Spilling, &mut buffer, |offset, into| {
+                let wait = || pre_images.change(&device, 0..UNIT, Patience::Everything);
+                other = Some(scope.spawn(wait));
+                while pre_images.lock().waiting == 0 {
+                    std::thread::yield_now();
+                }
+                device.read(offset, into)
+            })?;
+            let outcome = other.and_then(|other| other.join().ok());
+            assert!(matches!(outcome, Some(Ok(Outcome::Done))));
+            pre_images.assert_original(&device)
+        })
+    }
+
+    #[test]
+    fn nobody_waits_for_what_has_ended() {
+        let device = Device::new();
+        let pre_images = device.pre_images(9, 0);
+        let mut buffer = vec![0; RUN_LENGTH];
+        std::thread::scope(|scope| {
+            let _ = pre_images.preserve(&(0..1), Patience::Spilling, &mut buffer, |_, _| {
+                let wait = || pre_images.change(&device, 0..UNIT, Patience::Everything);
+                let other = scope.spawn(wait);
+                while pre_images.lock().waiting == 0 {
+                    std::thread::yield_now();
+                }
+                pre_images.end();
+                assert!(matches!(other.join(), Ok(Ok(Outcome::Done))));
+                Ok(Outcome::NotNow)
+            });
+        });
+        // And nothing is saved any more.
+        let outcome = pre_images.change(&device, 0..SIZE, Patience::Nothing);
+        assert_eq!((outcome, pre_images.kept()), (Ok(Outcome::Done), 0));
+    }
+
+    #[test]
+    fn at_the_limit_it_fails_and_leaves_no_claim() -> Result<(), Failure> {
+        let device = Device::new();
+        let pre_images = device.pre_images(2, 1);
+        for _ in 0..2 {
+            let failure = pre_images.change(&device, 0..4 * UNIT, Patience::Spilling);
+            assert_eq!(failure, Err(full()));
+            assert_eq!(pre_images.kept(), 3);
+        }
+        // What is copied makes room, and is not saved.
+        device.copied().add(0);
+        pre_images.free(0..1);
+        assert_eq!(pre_images.kept(), 0);
+        let outcome = pre_images.change(&device, 0..6 * UNIT, Patience::Spilling)?;
+        assert_eq!((outcome, pre_images.kept()), (Outcome::Done, 3));
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_used_breaks_it() {
+        let device = Device::new();
+        let mut pre_images = device.pre_images(0, 9);
+        pre_images.spill = Spill::new("/does/not/exist".into(), UNIT as usize);
+        for _ in 0..2 {
+            let failure = pre_images
+                .change(&device, 0..SIZE, Patience::Spilling)
+                .err();
+            let code = failure.map(|failure| failure.code);
+            assert_eq!(code, Some(Code::SnapshotBroken));
+        }
+        assert_eq!(pre_images.kept(), 0);
+        assert_eq!(pre_images.lock().spilled.free.len(), 1);
+    }
+
+    #[test]
+    fn what_comes_too_late_is_not_kept() -> Result<(), Failure> {
+        for (in_memory, spilled) in [(9, 0), (0, 9)] {
+            let device = Device::new();
+            let pre_images = device.pre_images(in_memory, spilled);
+            let mut buffer = vec![0; RUN_LENGTH];
+            pre_images.preserve(&(0..1), Patience::Spilling, &mut buffer, |offset, into| {
+                device.copied().add(0);
+                pre_images.free(0..1);
+                device.read(offset, into)
+            })?;
+            assert_eq!(pre_images.kept(), 0);
+            assert_eq!(device.preserved[0].load(Relaxed), 0);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn threads_that_write_and_read_at_once_see_one_cut() -> Result<(), Failure> {
+        for round in 0..200 {
+            let device = Device::new();
+            let pre_images = device.pre_images(round % 10, 9);
+            std::thread::scope(|scope| {
+                let (device, pre_images) = (&device, &pre_images);
+                for thread in 0..3_u64 {
+                    scope.spawn(move || {
+                        for step in 0..20_u64 {
+                            let start = (thread * 7919 + step * 6151) % SIZE;
+                            let end = SIZE.min(start + 1 + step * 997 % (3 * UNIT));
+                            let patience = [Patience::Spilling, Patience::Everything];
+                            let patience = patience[(thread + step) as usize % 2];
+                            // What is handed over is not written here.
+                            let _ = pre_images.change(device, start..end, patience);
+                        }
+                    });
+                }
+                for _ in 0..5 {
+                    pre_images.assert_original(device)?;
+                }
+                Ok::<(), Failure>(())
+            })?;
+            pre_images.assert_original(&device)?;
+        }
+        Ok(())
+    }
 }

@@ -40,7 +40,8 @@ impl Spill {
 
     fn file(&self) -> Result<&File, Failure> {
         let opened = self.file.get_or_init(|| {
-            open_nameless(&self.directory).map_err(|error| self.failure("could not be made", &error))
+            open_nameless(&self.directory)
+                .map_err(|error| self.failure("could not be made", &error))
         });
         opened.as_ref().map_err(Failure::clone)
     }

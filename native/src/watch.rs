@@ -251,7 +251,9 @@ impl NativePreImages {
     fn range(&self, offset_bytes: f64, length_bytes: f64) -> Result<Range<u64>, Failure> {
         let range = range(offset_bytes, length_bytes)?;
         if range.end > self.watcher.device_size {
-            return Err(Failure::bad_argument("a range beyond the end of the device"));
+            return Err(Failure::bad_argument(
+                "a range beyond the end of the device",
+            ));
         }
         Ok(range)
     }
