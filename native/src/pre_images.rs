@@ -2,25 +2,24 @@
 //! and those of the threads of connections alike. `src/servers/snapshot.ts` has the invariants of a snapshot; these are
 //! how they are kept here, for every unit u of a block b:
 //!
-//! 1. Whoever wants to overwrite u while b is not copied and u is not saved claims it first, and at most one has a claim.
-//!    So nobody writes to u between the read of its old content and the bits.
-//! 2. What a claim has led to is told under the lock, in this order: the pre-image is in its place, `preserved[b]`, u is
-//!    saved, the claim is gone. So whoever sees, without the lock, that u is saved may write: the other two are done.
+//! 1. Whoever is about to write to u while b is not copied and u is not saved saves it first. Several may do so at a time;
+//!    the first to take the lock keeps what it has read, and the others throw theirs away. As u was not saved until then,
+//!    nobody had written to it when the first one read it; what the others have read may be anything.
+//! 2. It is kept under the lock, in this order: the pre-image is in its place, `preserved[b]`, u is saved. So whoever sees
+//!    without the lock that u is saved may write: the other two are done.
 //! 3. A pre-image that comes too late, because b was copied meanwhile, is not kept; and [`PreImages::free`] is called
 //!    after b is marked as copied. So nothing is kept that nobody wants any more.
-//! 4. Nothing is read or written under the lock, and who has a claim is running: a wait for one is short.
+//! 4. Nothing is read or written under the lock, and nobody waits for anything else: not for who saves the same unit.
 //!
 //! The steps of a write, and what breaks when two of them change places (`proof/copier/tests/pre_images.rs`):
 //!
-//! 1. Claim. 2. Read the old content. Else two save u, and the later one saves what the other has written:
-//!    `wrong_without_a_claim`.
-//! 3. Keep it. 4. Set the bits. Else a reader looks for a pre-image that is not there yet.
-//! 5. Write. Else the copier takes what was written: `wrong_with_a_write_before_the_bits`.
+//! 1. Read the old content. 2. Keep it, unless somebody has. 3. Set the bits.
+//! 4. Write. Else the copier takes what was written: `wrong_with_a_write_before_the_bits`.
 
 use crate::bitmap::SharedBitmap;
 use crate::error::{Code, Failure};
 use crate::spill::Spill;
-use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard, fence};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, fence};
 use crate::zero::is_zero;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -74,14 +73,14 @@ pub struct Limits {
 }
 
 /// What a write may wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// For nothing.
     Nothing,
     /// For the spill file.
     Spilling,
-    /// For the device and for others as well.
-    Everything,
+    /// For the medium of the device as well.
+    Reading,
 }
 
 /// Whether it was done, or there is something to wait for.
@@ -98,21 +97,17 @@ pub struct PreImages<'m> {
     /// No pre-image is needed any more.
     is_over: AtomicBool,
     store: Mutex<Store>,
-    /// A claim has gone.
-    settled: Condvar,
 }
 
 struct Store {
-    /// Of every unit that is being saved, and of every one that is saved and not all zeros.
+    /// Of every unit that is saved and not all zeros.
     places: BTreeMap<usize, Place>,
     memory: Memory,
     spilled: Slots,
-    waiting: usize,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Place {
-    Claimed,
     Memory(u32),
     Spilled(u32),
 }
@@ -129,9 +124,7 @@ impl<'m> PreImages<'m> {
                 places: BTreeMap::new(),
                 memory: Memory::new(limits.units_in_memory),
                 spilled: Slots::new(limits.units_spilled),
-                waiting: 0,
             }),
-            settled: Condvar::new(),
         }
     }
 
@@ -150,19 +143,17 @@ impl<'m> PreImages<'m> {
         let end = range.end.div_ceil(UNIT) as usize;
         let mut unit = (range.start / UNIT) as usize;
         while unit < end && !self.is_over() {
-            if !self.is_needed(unit) {
-                unit += 1;
+            let run = self.needed(unit..end);
+            unit = run.end;
+            if run.is_empty() {
                 continue;
             }
-            let Some(claim) = self.claim(unit..end, patience) else {
-                return Ok(Outcome::NotNow);
-            };
-            let span = self.span(&claim.units);
+            let span = self.span(&run);
             let bytes = &mut buffer[..(span.end - span.start) as usize];
-            if !bytes.is_empty() && read(span.start, bytes)? == Outcome::NotNow {
+            if read(span.start, bytes)? == Outcome::NotNow {
                 return Ok(Outcome::NotNow);
             }
-            for (unit, bytes) in claim.units.clone().zip(bytes.chunks(UNIT as usize)) {
+            for (unit, bytes) in run.zip(bytes.chunks(UNIT as usize)) {
                 if self.keep(unit, bytes, patience)? == Outcome::NotNow {
                     return Ok(Outcome::NotNow);
                 }
@@ -197,25 +188,19 @@ impl<'m> PreImages<'m> {
         let units = blocks.start * per_block..blocks.end * per_block;
         let mut store = self.lock();
         let kept = store.places.range(units);
-        let kept: Vec<_> = kept
-            .filter(|(_, place)| **place != Place::Claimed)
-            .map(|(unit, place)| (*unit, *place))
-            .collect();
+        let kept: Vec<_> = kept.map(|(unit, place)| (*unit, *place)).collect();
         for (unit, place) in kept {
             store.places.remove(&unit);
             match place {
                 Place::Memory(slot) => store.memory.slots.give(slot),
                 Place::Spilled(slot) => store.spilled.give(slot),
-                Place::Claimed => {}
             }
         }
     }
 
-    /// From now on nothing is saved, and nobody waits.
+    /// From now on nothing is saved.
     pub fn end(&self) {
         self.is_over.store(true, SeqCst);
-        let _store = self.lock();
-        self.settled.notify_all();
     }
 
     fn is_over(&self) -> bool {
@@ -223,11 +208,20 @@ impl<'m> PreImages<'m> {
     }
 
     fn is_needed(&self, unit: usize) -> bool {
-        !self.marks.saved.has(unit) && !self.is_copied(unit)
+        !self.marks.saved.has(unit) && !self.marks.copied.has(self.block_of(unit))
     }
 
-    fn is_copied(&self, unit: usize) -> bool {
-        self.marks.copied.has(self.block_of(unit))
+    /// The first of these that are needed and can be read together; at least where they end is further on.
+    fn needed(&self, among: Range<usize>) -> Range<usize> {
+        let mut units = among.clone();
+        let start = units
+            .find(|unit| self.is_needed(*unit))
+            .unwrap_or(among.end);
+        let mut end = among.end.min(start + RUN_UNITS);
+        end = (start..end)
+            .find(|unit| !self.is_needed(*unit))
+            .unwrap_or(end);
+        start..end
     }
 
     fn block_of(&self, unit: usize) -> usize {
@@ -244,36 +238,12 @@ impl<'m> PreImages<'m> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims units from the first on, as far as they can be saved together. None if somebody else has claimed the first,
-    /// and that is not to be waited for; no units if they are not needed any more.
-    fn claim(&self, wanted: Range<usize>, patience: Patience) -> Option<Claim<'_, 'm>> {
-        let mut store = self.lock();
-        while store.is_claimed(wanted.start) && !self.is_over() {
-            if patience < Patience::Everything {
-                return None;
-            }
-            store.waiting += 1;
-            store = self
-                .settled
-                .wait(store)
-                .unwrap_or_else(PoisonError::into_inner);
-            store.waiting -= 1;
-        }
-        let mut units = wanted.start..wanted.start;
-        let limit = wanted.end.min(wanted.start + RUN_UNITS);
-        while units.end < limit && self.is_needed(units.end) && !store.is_claimed(units.end) {
-            store.places.insert(units.end, Place::Claimed);
-            units.end += 1;
-        }
-        Some(Claim { of: self, units })
-    }
-
-    /// Keeps the old content of a unit that the caller has claimed.
+    /// Keeps what a unit held before, unless it is not needed any more.
     fn keep(&self, unit: usize, bytes: &[u8], patience: Patience) -> Result<Outcome, Failure> {
         let is_zero = is_zero(bytes);
         let slot = {
             let mut store = self.lock();
-            if self.is_copied(unit) {
+            if !self.is_needed(unit) {
                 return Ok(Outcome::Done);
             }
             if is_zero {
@@ -284,27 +254,26 @@ impl<'m> PreImages<'m> {
                 self.publish(&mut store, unit, Some(Place::Memory(slot)));
                 return Ok(Outcome::Done);
             }
-            if patience < Patience::Spilling {
+            if patience == Patience::Nothing {
                 return Ok(Outcome::NotNow);
             }
             store.spilled.take().ok_or_else(full)?
         };
         let written = self.spill.write(slot, bytes);
         let mut store = self.lock();
-        if written.is_err() || self.is_copied(unit) {
+        if written.is_ok() && self.is_needed(unit) {
+            self.publish(&mut store, unit, Some(Place::Spilled(slot)));
+        } else {
             store.spilled.give(slot);
-            return written.map(|()| Outcome::Done);
         }
-        self.publish(&mut store, unit, Some(Place::Spilled(slot)));
-        Ok(Outcome::Done)
+        written.map(|()| Outcome::Done)
     }
 
     fn publish(&self, store: &mut Store, unit: usize, place: Option<Place>) {
         // 1. Where the pre-image is; zeros take no place.
-        match place {
-            Some(place) => store.places.insert(unit, place),
-            None => store.places.remove(&unit),
-        };
+        if let Some(place) = place {
+            store.places.insert(unit, place);
+        }
         // 2. What the copier looks at.
         self.marks.preserved.add(self.block_of(unit));
         // 3. What writers and readers look at.
@@ -321,7 +290,7 @@ impl<'m> PreImages<'m> {
                     return Ok(());
                 }
                 // It was all zeros; or it was given up, and the caller finds its block copied.
-                None | Some(Place::Claimed) => {
+                None => {
                     into.fill(0);
                     return Ok(());
                 }
@@ -335,33 +304,6 @@ impl<'m> PreImages<'m> {
     #[cfg(test)]
     fn kept(&self) -> usize {
         self.lock().places.len()
-    }
-}
-
-/// Units that one thread is saving.
-struct Claim<'p, 'm> {
-    of: &'p PreImages<'m>,
-    units: Range<usize>,
-}
-
-impl Drop for Claim<'_, '_> {
-    /// Gives up what has not led to a pre-image.
-    fn drop(&mut self) {
-        let mut store = self.of.lock();
-        for unit in self.units.clone() {
-            if store.is_claimed(unit) {
-                store.places.remove(&unit);
-            }
-        }
-        if store.waiting > 0 {
-            self.of.settled.notify_all();
-        }
-    }
-}
-
-impl Store {
-    fn is_claimed(&self, unit: usize) -> bool {
-        self.places.get(&unit) == Some(&Place::Claimed)
     }
 }
 
@@ -572,71 +514,43 @@ mod tests {
         // For the spill file.
         let outcome = pre_images.change(&device, 0..2 * UNIT, Patience::Nothing)?;
         assert_eq!((outcome, pre_images.kept()), (Outcome::NotNow, 1));
-        // For a medium, or for somebody who has claimed it.
+        // For a medium.
         let mut buffer = vec![0; RUN_LENGTH];
-        let mut inner = Outcome::Done;
-        let outcome = pre_images.preserve(
-            &(UNIT..2 * UNIT),
-            Patience::Spilling,
-            &mut buffer,
-            |_, _| {
-                inner = pre_images.change(&device, UNIT..UNIT + 1, Patience::Spilling)?;
-                Ok(Outcome::NotNow)
-            },
-        )?;
-        assert_eq!([outcome, inner], [Outcome::NotNow; 2]);
-        // Nothing of it is left.
-        assert_eq!(pre_images.kept(), 1);
-        let outcome = pre_images.change(&device, UNIT..2 * UNIT, Patience::Spilling)?;
+        let read = |_: u64, _: &mut [u8]| Ok(Outcome::NotNow);
+        let outcome = pre_images.preserve(&(0..SIZE), Patience::Spilling, &mut buffer, read)?;
+        assert_eq!((outcome, pre_images.kept()), (Outcome::NotNow, 1));
+        let outcome = pre_images.change(&device, 0..2 * UNIT, Patience::Spilling)?;
         assert_eq!(outcome, Outcome::Done);
         pre_images.assert_original(&device)
     }
 
     #[test]
-    fn who_waits_for_another_finds_it_done() -> Result<(), Failure> {
-        let device = Device::new();
-        let pre_images = device.pre_images(9, 0);
-        let mut buffer = vec![0; RUN_LENGTH];
-        std::thread::scope(|scope| {
-            let mut other = None;
+    fn the_first_of_several_pre_images_counts() -> Result<(), Failure> {
+        for (in_memory, spilled) in [(9, 0), (0, 9)] {
+            let device = Device::new();
+            let pre_images = device.pre_images(in_memory, spilled);
+            let mut buffer = vec![0; RUN_LENGTH];
             pre_images.preserve(&(0..1), Patience::Spilling, &mut buffer, |offset, into| {
-                let wait = || pre_images.change(&device, 0..UNIT, Patience::Everything);
-                other = Some(scope.spawn(wait));
-                while pre_images.lock().waiting == 0 {
-                    std::thread::yield_now();
-                }
+                // Another one comes first, and has written when this one reads.
+                pre_images.change(&device, 0..UNIT, Patience::Spilling)?;
                 device.read(offset, into)
             })?;
-            let outcome = other.and_then(|other| other.join().ok());
-            assert!(matches!(outcome, Some(Ok(Outcome::Done))));
-            pre_images.assert_original(&device)
-        })
+            pre_images.assert_original(&device)?;
+        }
+        Ok(())
     }
 
     #[test]
-    fn nobody_waits_for_what_has_ended() {
+    fn what_has_ended_saves_nothing() {
         let device = Device::new();
-        let pre_images = device.pre_images(9, 0);
-        let mut buffer = vec![0; RUN_LENGTH];
-        std::thread::scope(|scope| {
-            let _ = pre_images.preserve(&(0..1), Patience::Spilling, &mut buffer, |_, _| {
-                let wait = || pre_images.change(&device, 0..UNIT, Patience::Everything);
-                let other = scope.spawn(wait);
-                while pre_images.lock().waiting == 0 {
-                    std::thread::yield_now();
-                }
-                pre_images.end();
-                assert!(matches!(other.join(), Ok(Ok(Outcome::Done))));
-                Ok(Outcome::NotNow)
-            });
-        });
-        // And nothing is saved any more.
+        let pre_images = device.pre_images(0, 0);
+        pre_images.end();
         let outcome = pre_images.change(&device, 0..SIZE, Patience::Nothing);
         assert_eq!((outcome, pre_images.kept()), (Ok(Outcome::Done), 0));
     }
 
     #[test]
-    fn at_the_limit_it_fails_and_leaves_no_claim() -> Result<(), Failure> {
+    fn at_the_limit_it_fails() -> Result<(), Failure> {
         let device = Device::new();
         let pre_images = device.pre_images(2, 1);
         for _ in 0..2 {
@@ -698,10 +612,8 @@ mod tests {
                         for step in 0..20_u64 {
                             let start = (thread * 7919 + step * 6151) % SIZE;
                             let end = SIZE.min(start + 1 + step * 997 % (3 * UNIT));
-                            let patience = [Patience::Spilling, Patience::Everything];
-                            let patience = patience[(thread + step) as usize % 2];
-                            // What is handed over is not written here.
-                            let _ = pre_images.change(device, start..end, patience);
+                            let outcome = pre_images.change(device, start..end, Patience::Spilling);
+                            assert_eq!(outcome, Ok(Outcome::Done));
                         }
                     });
                 }

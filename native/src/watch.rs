@@ -64,7 +64,7 @@ impl Watcher {
             let buffer = &mut buffer[..RUN_LENGTH];
             self.pre_images
                 .preserve(range, patience, buffer, |offset, into| match patience {
-                    Patience::Everything => self.read(offset, into),
+                    Patience::Reading => self.read(offset, into),
                     _ => Ok(self.read_cached(offset, into)),
                 })
         })
@@ -206,7 +206,7 @@ impl NativePreImages {
     #[napi(catch_unwind)]
     pub fn preserve(&self, offset_bytes: f64, length_bytes: f64) -> AsyncTask<SnapshotTask> {
         let range = self.range(offset_bytes, length_bytes);
-        self.task(move |watcher| watcher.preserve(&range?, Patience::Everything).map(drop))
+        self.task(move |watcher| watcher.preserve(&range?, Patience::Reading).map(drop))
     }
 
     /// Puts pre-images over what was read from the device.

@@ -31,6 +31,14 @@ impl OpenFile {
         }
     }
 
+    pub fn half(&self, block: usize, half: usize) -> u8 {
+        self.0[block][half].load(Relaxed)
+    }
+
+    pub fn put_half(&self, block: usize, half: usize, value: u8) {
+        self.0[block][half].store(value, Relaxed);
+    }
+
     pub fn read(&self, offset: u64, into: &mut [u8]) -> Read {
         let first = offset as usize / BLOCK;
         for (index, bytes) in into.chunks_mut(BLOCK).enumerate() {

@@ -19,10 +19,14 @@ pub mod gate;
 pub mod hash;
 #[path = "../../../native/src/job.rs"]
 pub mod job;
+#[path = "../../../native/src/pre_images.rs"]
+pub mod pre_images;
 #[path = "../../../native/src/segment.rs"]
 pub mod segment;
 #[path = "../../../native/src/source.rs"]
 pub mod source;
+#[path = "../../../native/src/spill.rs"]
+pub mod spill;
 pub mod sync;
 #[path = "../../../native/src/zero.rs"]
 pub mod zero;

@@ -1,6 +1,7 @@
 //! Stands in for `native/src/sync.rs`.
 
-pub use loom::sync::atomic::{AtomicI32, AtomicU32};
+pub use loom::sync::atomic::{AtomicBool, AtomicI32, AtomicU32};
+pub use loom::sync::{Mutex, MutexGuard};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
