@@ -40,8 +40,7 @@ export class UnitSaver implements CopyBeforeWrite {
       if (saving) {
         await saving;
       } else if (this.#needsPreImage(unit)) {
-        const end = this.#runEnd(unit, last + 1);
-        if (!this.#saveNow(unit, end)) await this.#saveOnce(unit, end);
+        await this.#saveOnce(unit, this.#runEnd(unit, last + 1));
       } else {
         unit++;
       }
@@ -92,27 +91,6 @@ export class UnitSaver implements CopyBeforeWrite {
     return end;
   }
 
-  /** Saves units [first, end) in this turn. False where they have to be waited for; some may be saved then. */
-  #saveNow(first: number, end: number): boolean {
-    const { readNow } = this.#live;
-    if (!readNow) return false;
-    const { offsetBytes, bytes } = this.#bufferFor(first, end);
-    const done = new Uint8Array(1);
-    try {
-      this.#live.readNow?.({ bytes, places: Float64Array.of(offsetBytes, 0, bytes.length) }, done);
-    } catch {
-      // Whoever waits for the read learns why it fails.
-      return false;
-    }
-    if (done[0] !== 1) return false;
-    for (let unit = first; unit < end; unit++) {
-      // Invariant 2: the pre-image is in the store before a bit says so.
-      if (!this.#preImages.putNow(unit, this.#partOf(bytes, unit - first))) return false;
-      this.#markSaved(unit);
-    }
-    return true;
-  }
-
   async #saveOnce(first: number, end: number): Promise<void> {
     const saving = this.#save(first, end);
     for (let unit = first; unit < end; unit++) this.#saving.set(unit, saving);
@@ -125,11 +103,12 @@ export class UnitSaver implements CopyBeforeWrite {
 
   async #save(first: number, end: number): Promise<void> {
     // Not asked for its allocation first: to find where a hole begins may take longer than to read what is there.
-    const { offsetBytes, bytes } = this.#bufferFor(first, end);
+    const offsetBytes = first * UNIT_BYTES;
+    const bytes = new Uint8Array(Math.min(end * UNIT_BYTES, this.#live.sizeBytes) - offsetBytes);
     await this.#live.read(offsetBytes, bytes);
     for (let unit = first; unit < end; unit++) {
-      if (this.#saved.has(unit)) continue;
-      await this.#preImages.put(unit, this.#partOf(bytes, unit - first));
+      const from = unit * UNIT_BYTES - offsetBytes;
+      await this.#preImages.put(unit, bytes.subarray(from, from + UNIT_BYTES));
       this.#markSaved(unit);
     }
   }
@@ -137,15 +116,5 @@ export class UnitSaver implements CopyBeforeWrite {
   #markSaved(unit: number): void {
     this.#marks.preserved.add(this.#blockOf(unit));
     this.#saved.add(unit);
-  }
-
-  #bufferFor(first: number, end: number): { offsetBytes: number; bytes: Uint8Array } {
-    const offsetBytes = first * UNIT_BYTES;
-    const endBytes = Math.min(end * UNIT_BYTES, this.#live.sizeBytes);
-    return { offsetBytes, bytes: new Uint8Array(endBytes - offsetBytes) };
-  }
-
-  #partOf(bytes: Uint8Array, index: number): Uint8Array {
-    return bytes.subarray(index * UNIT_BYTES, (index + 1) * UNIT_BYTES);
   }
 }

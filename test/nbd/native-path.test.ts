@@ -1,4 +1,4 @@
-import { closeSync, openSync, readdirSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterEach, expect, test } from 'vitest';
 import { NbdDevice } from 'cofferdam';
@@ -16,6 +16,7 @@ import { temporaryDirectory } from '../support/directory.js';
 import { OverseenDevice } from '../support/overseen-device.js';
 import { testSeed } from '../support/seed.js';
 import { tableOf } from './haggler.js';
+import { connect, countReplies, disconnect, Site, spin } from './native-site.js';
 import { Wire, type WireRequest } from './wire.js';
 
 Wire.path = 'native';
@@ -28,39 +29,6 @@ const sizeBytes = BLOCKS * BLOCK;
 const ticket = { epoch: 1, coordinator: 'test' };
 const request: CutRequest = { ...ticket, leaseMs: 60_000, fixedBy: 'snapshot', blockSizeBytes: BLOCK };
 
-/** A server on a file, and how to look at the file behind its back. */
-class Site implements AsyncDisposable {
-  readonly server: StorageServer;
-  readonly #fd: number;
-
-  private constructor(
-    readonly device: OverseenDevice,
-    private readonly directory: ReturnType<typeof temporaryDirectory>,
-  ) {
-    this.server = new StorageServer({ id: 'a', device });
-    this.#fd = openSync(directory.file('image'), 'r');
-  }
-
-  static async open(size = sizeBytes): Promise<Site> {
-    const directory = temporaryDirectory({ inMemory: true });
-    const file = await FileDevice.open(directory.file('image'), { create: { sizeBytes: size } });
-    return new Site(new OverseenDevice(file), directory);
-  }
-
-  /** What the file holds, without giving the event loop a turn. */
-  content(): Buffer {
-    const bytes = Buffer.alloc(this.device.sizeBytes);
-    readSync(this.#fd, bytes, 0, bytes.length, 0);
-    return bytes;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.server.close();
-    closeSync(this.#fd);
-    await this.directory[Symbol.asyncDispose]();
-  }
-}
-
 /** Writes of a block each, whose bytes tell which one it was. */
 function randomWrites(random: Random, count: number): WireRequest[] {
   return Array.from({ length: count }, (_, i) => ({
@@ -71,33 +39,12 @@ function randomWrites(random: Random, count: number): WireRequest[] {
   }));
 }
 
-/** Lets other threads work, but no turn of the event loop. */
-function spin(ms: number): void {
-  const end = performance.now() + ms;
-  while (performance.now() < end);
-}
-
-/** Takes all replies that come; answers how many there are when it is asked. */
-function countReplies(wire: Wire): () => number {
-  let bytes = 0;
-  wire.stream.on('data', (chunk: Buffer) => (bytes += chunk.length));
-  return () => bytes / 20;
-}
-
-const wires: Wire[] = [];
-async function connect(server: StorageServer): Promise<Wire> {
-  const wire = await Wire.connect(server.client);
-  wires.push(wire);
-  return wire;
-}
-afterEach(async () => {
-  for (const wire of wires.splice(0)) await wire[Symbol.asyncDispose]();
-});
+afterEach(disconnect);
 
 nativeTest('plain reads and writes go past JavaScript, and do what they should', async () => {
   const seed = testSeed();
   const random = new Random(seed);
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   const wire = await connect(site.server);
   const model = Buffer.alloc(sizeBytes);
   const bytes = randomBytes(sizeBytes, seed);
@@ -123,7 +70,7 @@ nativeTest('plain reads and writes go past JavaScript, and do what they should',
 });
 
 nativeTest('zeros are told as holes, as they are without a native thread', async () => {
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   const wire = await connect(site.server);
   wire.send({ command: Command.Write, offset: 128 * KiB, payload: new Uint8Array(64 * KiB).fill(1) });
   await wire.reply();
@@ -167,7 +114,7 @@ nativeTest('what cannot be written is tried again, to tell the client why', asyn
 });
 
 nativeTest('a parked write parks only itself, while reads go on past JavaScript', async () => {
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   const wire = await connect(site.server);
   await using source = (await site.server.cut(request)).source;
   wire.send({ command: Command.Write, cookie: 1n, payload: new Uint8Array(BLOCK).fill(7) });
@@ -187,7 +134,7 @@ nativeTest(
   async () => {
     const seed = testSeed();
     const random = new Random(seed);
-    await using site = await Site.open();
+    await using site = await Site.open(sizeBytes);
     let cuts = 0;
     for (let epoch = 1; epoch <= 100; epoch++) {
       const some = [await connect(site.server), await connect(site.server)];
@@ -208,7 +155,7 @@ nativeTest(
       ).toBeUndefined();
       await source.close();
       await expect.poll(() => counts.map((count) => count())).toEqual([1500, 1500]);
-      for (const wire of wires.splice(0)) await wire[Symbol.asyncDispose]();
+      await disconnect();
     }
     // Else no barrier had anything to hold back.
     expect(cuts).toBeGreaterThan(50);
@@ -218,7 +165,7 @@ nativeTest(
 );
 
 nativeTest('every change is tracked, and what is tracked no more goes past JavaScript again', async () => {
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   const wire = await connect(site.server);
   const { source } = await site.server.cut({ ...request, fixedBy: 'barrier', trackChanges: true });
   await site.server.release(ticket);
@@ -248,7 +195,7 @@ nativeTest(
   async () => {
     const seed = testSeed();
     const random = new Random(seed);
-    await using site = await Site.open();
+    await using site = await Site.open(sizeBytes);
     let interrupted = 0;
     for (let round = 0; round < 50; round++) {
       const wire = await connect(site.server);
@@ -274,7 +221,7 @@ nativeTest(
 nativeTest('a server that is closed is left alone by native threads', async () => {
   const random = new Random(testSeed());
   for (let round = 0; round < 20; round++) {
-    await using site = await Site.open();
+    await using site = await Site.open(sizeBytes);
     const wire = await connect(site.server);
     const count = countReplies(wire);
     wire.send(...randomWrites(random, 2000));
@@ -283,12 +230,12 @@ nativeTest('a server that is closed is left alone by native threads', async () =
     const content = site.content();
     spin(1);
     expect(site.content().equals(content)).toBe(true);
-    for (const each of wires.splice(0)) await each[Symbol.asyncDispose]();
+    await disconnect();
   }
 });
 
 nativeTest('a view that is closed answers nothing any more', async () => {
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   const wire = await connect(site.server);
   await site.server.client.close();
   wire.send({ command: Command.Read, length: 512 }, { command: Command.Write, payload: new Uint8Array(512) });
@@ -297,7 +244,7 @@ nativeTest('a view that is closed answers nothing any more', async () => {
 
 nativeTest('draining begins nothing more and answers all that was begun', async () => {
   const random = new Random(testSeed());
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   for (let round = 0; round < 20; round++) {
     const wire = await connect(site.server);
     const writes = randomWrites(random, 2000);
@@ -323,7 +270,7 @@ nativeTest('draining begins nothing more and answers all that was begun', async 
 });
 
 nativeTest('a client that does not read its replies takes bounded memory', async () => {
-  await using site = await Site.open();
+  await using site = await Site.open(sizeBytes);
   const wire = await connect(site.server);
   await site.server.client.write(0, randomBytes(sizeBytes, 1));
   wire.send({ command: Command.Read, length: MiB });
@@ -373,7 +320,7 @@ nativeTest(
       wire.stream.destroy();
       await wire.ended;
     }
-    for (const wire of wires.splice(0)) await wire[Symbol.asyncDispose]();
+    await disconnect();
     await expect.poll(held).toEqual(before);
   },
   60_000,

@@ -1,5 +1,5 @@
 import { readdir, writeFile } from 'node:fs/promises';
-import { describe, expect, test } from 'vitest';
+import { afterAll, describe, expect, test } from 'vitest';
 import type { BlockDevice } from '#src/devices/block-device';
 import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
@@ -10,7 +10,7 @@ import type { CutRequest, CutSource } from '#src/servers/control';
 import type { PreImageLimits } from '#src/servers/pre-image-limits';
 import { StorageServer } from '#src/servers/server';
 import { randomBytes } from '../support/bytes.js';
-import { temporaryDirectory } from '../support/directory.js';
+import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
 import { GatedDevice } from '../support/gated-device.js';
 import { isSettled, turns } from '../support/manual-clock.js';
 import { testSeed } from '../support/seed.js';
@@ -65,9 +65,27 @@ function filled(value: number, length: number): Uint8Array {
   return new Uint8Array(length).fill(value);
 }
 
-describe('a snapshot', () => {
+const directories: TemporaryDirectory[] = [];
+afterAll(async () => {
+  for (const directory of directories) await directory[Symbol.asyncDispose]();
+});
+
+/** What a snapshot can be of, one for each way to save what is overwritten. */
+const kinds: readonly { name: string; open: (sizeBytes: number) => Promise<BlockDevice> }[] = [
+  { name: 'memory', open: (sizeBytes) => Promise.resolve(new MemoryDevice(sizeBytes)) },
+  {
+    name: 'a file',
+    open: async (sizeBytes) => {
+      const directory = temporaryDirectory({ inMemory: true });
+      directories.push(directory);
+      return await FileDevice.open(directory.file('image'), { create: { sizeBytes } });
+    },
+  },
+];
+
+describe.each(kinds)('a snapshot of $name', ({ open }) => {
   test('keeps the contents of the cut while writes, trims and write-zeroes go on', async () => {
-    const device = new MemoryDevice(10 * BLOCK + 100);
+    const device = await open(10 * BLOCK + 100);
     await using server = start(device);
     await server.client.write(0, filled(7, device.sizeBytes));
     const before = await contents(device);
@@ -80,6 +98,199 @@ describe('a snapshot', () => {
     expect(await contents(server.client)).not.toEqual(before);
   });
 
+  test('costs nothing for blocks that held zeros, and shows them as zeros', async () => {
+    const device = await open(64 * BLOCK);
+    await using server = start(device, { memoryBytes: 0, spillBytes: 0 });
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(1, 8 * BLOCK));
+    const seen = await contents(source.device);
+    expect(seen.every((byte) => byte === 0)).toBe(true);
+    await source.assertIntact();
+  });
+
+  test('counts as data what was trimmed after its pre-image was saved', async () => {
+    await using server = start(await open(4 * MiB));
+    await server.client.write(0, filled(7, 3 * MiB));
+    await using source = await snapshot(server);
+    await server.client.trim(MiB, MiB);
+    expect(await source.device.allocation(0, 4 * MiB)).toEqual([
+      { offsetBytes: 0, lengthBytes: 3 * MiB, kind: 'data' },
+      { offsetBytes: 3 * MiB, lengthBytes: MiB, kind: 'zero' },
+    ]);
+  });
+
+  test('several live at once keep each their own cut', async () => {
+    await using server = start(await open(2 * BLOCK));
+    await server.client.write(0, filled(1, 1));
+    await using first = await snapshot(server);
+    await server.client.write(0, filled(2, 1));
+    await using second = await snapshot(server);
+    await server.client.write(0, filled(3, 1));
+    expect((await contents(first.device))[0]).toBe(1);
+    expect((await contents(second.device))[0]).toBe(2);
+    expect((await server.status()).snapshots).toBe(2);
+    await first.close();
+    expect((await server.status()).snapshots).toBe(1);
+    expect((await contents(second.device))[0]).toBe(2);
+  });
+
+  test('spills pre-images to a file without a name, and reuses its space', async () => {
+    await using directory = temporaryDirectory();
+    const device = await open(16 * BLOCK);
+    await using server = start(device, {
+      memoryBytes: BLOCK,
+      spillBytes: 2 * BLOCK,
+      directory: directory.path,
+    });
+    for (let block = 0; block < 16; block++) await device.write(block * BLOCK, filled(block + 1, BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(99, 3 * BLOCK));
+    expect(await readdir(directory.path)).toEqual([]);
+    const block = new Uint8Array(BLOCK);
+    for (const index of [0, 1, 2, 3]) {
+      await source.device.read(index * BLOCK, block);
+      expect(block).toEqual(filled(index + 1, BLOCK));
+    }
+    // Copied blocks make room for others.
+    source.markCopied(0, 3);
+    await server.client.write(3 * BLOCK, filled(99, 3 * BLOCK));
+    await source.device.read(5 * BLOCK, block);
+    expect(block).toEqual(filled(6, BLOCK));
+    await source.assertIntact();
+  });
+
+  test('is readable at every moment while a pre-image is on its way to the spill file', async () => {
+    await using directory = temporaryDirectory();
+    // More than is written to the file at once, so that some have to wait.
+    const device = await open(6 * MiB);
+    await using server = start(device, { memoryBytes: 0, directory: directory.path });
+    await device.write(0, filled(1, 6 * MiB));
+    await using source = await snapshot(server);
+    let writing = true;
+    const write = server.client.write(0, filled(2, 6 * MiB)).finally(() => (writing = false));
+    while (writing) {
+      const seen = contents(source.device);
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(Buffer.compare(await seen, filled(1, 6 * MiB))).toBe(0);
+    }
+    await write;
+  });
+
+  test('finds thousands of pre-images again, wherever they are, and uses the space of those given up', async () => {
+    await using directory = temporaryDirectory();
+    const random = new Random(testSeed());
+    const size = 8 * MiB;
+    const device = await open(size);
+    // The whole device has no room there at once.
+    await using server = start(device, {
+      memoryBytes: 16 * BLOCK,
+      spillBytes: 6 * MiB,
+      directory: directory.path,
+    });
+    const original = randomBytes(size, random.uint32());
+    await device.write(0, original);
+    await using source = await snapshot(server);
+    const overwrite = async (from: number, to: number): Promise<void> => {
+      const blocks = Array.from({ length: (to - from) / BLOCK }, (_, i) => from / BLOCK + i);
+      for (let i = blocks.length - 1; i > 0; i--) {
+        const j = random.below(i + 1);
+        [blocks[i], blocks[j]] = [blocks[j] ?? 0, blocks[i] ?? 0];
+      }
+      const writes = blocks.map((block) =>
+        server.client.write(block * BLOCK + random.below(4000), filled(7, 32)),
+      );
+      await Promise.all(writes);
+    };
+    const expectOriginal = async (from: number): Promise<void> => {
+      const seen = new Uint8Array(size - from);
+      await source.device.read(from, seen);
+      expect(Buffer.compare(seen, original.subarray(from))).toBe(0);
+    };
+    await overwrite(0, 5 * MiB);
+    await expectOriginal(0);
+    source.markCopied(0, (4 * MiB) / BLOCK);
+    await expectOriginal(4 * MiB);
+    await overwrite(5 * MiB, size);
+    await expectOriginal(4 * MiB);
+    await source.assertIntact();
+  });
+
+  test('lets others have their turns while a long request is saved', async () => {
+    const device = await open(256 * MiB);
+    await using server = start(device);
+    await using source = await snapshot(server);
+    let isTrimming = true;
+    const trimmed = server.client.trim(0, 256 * MiB).finally(() => (isTrimming = false));
+    let others = 0;
+    for (; isTrimming; others++) await new Promise((resolve) => setImmediate(resolve));
+    await trimmed;
+    await source.assertIntact();
+    expect(others).toBeGreaterThan(32);
+  });
+
+  test('breaks at its limit, and the write goes on', async () => {
+    await using directory = temporaryDirectory();
+    const device = await open(16 * BLOCK);
+    await using server = start(device, { memoryBytes: BLOCK, spillBytes: BLOCK, directory: directory.path });
+    await device.write(0, filled(1, 16 * BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(2, 3 * BLOCK));
+    expect((await contents(server.client)).subarray(0, 3 * BLOCK)).toEqual(filled(2, 3 * BLOCK));
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN', device: 'a' });
+    await expect(source.device.read(8 * BLOCK, new Uint8Array(1))).rejects.toMatchObject({
+      code: 'SNAPSHOT_BROKEN',
+    });
+  });
+
+  test('breaks when the spill folder cannot be used, and the write goes on', async () => {
+    const device = await open(4 * MiB);
+    await using server = start(device, { memoryBytes: 0, directory: '/does/not/exist' });
+    await device.write(0, filled(1, 4 * MiB));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(2, 4 * MiB));
+    expect(Buffer.compare(await contents(server.client), filled(2, 4 * MiB))).toBe(0);
+    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
+  });
+
+  test('model: whatever clients do, every live snapshot shows its own cut', async () => {
+    const random = new Random(testSeed());
+    for (let round = 0; round < 30; round++) {
+      const sizeBytes = 1 + random.below(20 * BLOCK);
+      const model = new Uint8Array(sizeBytes);
+      await using server = start(await open(sizeBytes), { memoryBytes: random.below(8) * BLOCK });
+      const live: { source: CutSource; expected: Uint8Array }[] = [];
+      for (let step = 0; step < 60; step++) {
+        if (random.chance(0.08)) live.push({ source: await snapshot(server), expected: model.slice() });
+        // A few requests side by side, on ranges that do not overlap, so that the model knows the outcome.
+        const writes: Promise<void>[] = [];
+        let from = random.below(sizeBytes);
+        while (from < sizeBytes && writes.length < 4) {
+          const to = Math.min(sizeBytes, from + 1 + random.below(3 * BLOCK));
+          const bytes = filled(random.below(256), to - from);
+          if (random.chance(0.2)) bytes.fill(0);
+          model.set(bytes, from);
+          const zeroes = bytes[0] === 0;
+          writes.push(zeroes ? server.client.writeZeroes(from, to - from) : server.client.write(from, bytes));
+          from = to + random.below(BLOCK);
+        }
+        await Promise.all(writes);
+        for (const { source, expected } of live) {
+          const offset = random.below(sizeBytes);
+          const into = new Uint8Array(Math.min(sizeBytes - offset, 1 + random.below(2 * BLOCK)));
+          await source.device.read(offset, into);
+          expect(Buffer.compare(into, expected.subarray(offset, offset + into.length))).toBe(0);
+        }
+      }
+      for (const { source, expected } of live) {
+        expect(Buffer.compare(await contents(source.device), expected)).toBe(0);
+        await source.close();
+      }
+      expect(Buffer.compare(await contents(server.client), model)).toBe(0);
+    }
+  });
+});
+
+describe('a snapshot', () => {
   test('is read-only and has no way behind it', async () => {
     await using server = start(new MemoryDevice(BLOCK));
     await using source = await snapshot(server);
@@ -122,123 +333,6 @@ describe('a snapshot', () => {
     expect(byte[0]).toBe(1);
   });
 
-  test('costs nothing for blocks that held zeros, and shows them as zeros', async () => {
-    const device = new MemoryDevice(64 * BLOCK);
-    await using server = start(device, { memoryBytes: 0, spillBytes: 0 });
-    await using source = await snapshot(server);
-    await server.client.write(0, filled(1, 8 * BLOCK));
-    const seen = await contents(source.device);
-    expect(seen.every((byte) => byte === 0)).toBe(true);
-    await source.assertIntact();
-  });
-
-  test('counts as data what was trimmed after its pre-image was saved', async () => {
-    await using server = start(new MemoryDevice(4 * MiB));
-    await server.client.write(0, filled(7, 3 * MiB));
-    await using source = await snapshot(server);
-    await server.client.trim(MiB, MiB);
-    expect(await source.device.allocation(0, 4 * MiB)).toEqual([
-      { offsetBytes: 0, lengthBytes: 3 * MiB, kind: 'data' },
-      { offsetBytes: 3 * MiB, lengthBytes: MiB, kind: 'zero' },
-    ]);
-  });
-
-  test('several live at once keep each their own cut', async () => {
-    await using server = start(new MemoryDevice(2 * BLOCK));
-    await server.client.write(0, filled(1, 1));
-    await using first = await snapshot(server);
-    await server.client.write(0, filled(2, 1));
-    await using second = await snapshot(server);
-    await server.client.write(0, filled(3, 1));
-    expect((await contents(first.device))[0]).toBe(1);
-    expect((await contents(second.device))[0]).toBe(2);
-    expect((await server.status()).snapshots).toBe(2);
-    await first.close();
-    expect((await server.status()).snapshots).toBe(1);
-    expect((await contents(second.device))[0]).toBe(2);
-  });
-
-  test('spills pre-images to a file without a name, and reuses its space', async () => {
-    await using directory = temporaryDirectory();
-    const device = new MemoryDevice(16 * BLOCK);
-    await using server = start(device, {
-      memoryBytes: BLOCK,
-      spillBytes: 2 * BLOCK,
-      directory: directory.path,
-    });
-    for (let block = 0; block < 16; block++) await device.write(block * BLOCK, filled(block + 1, BLOCK));
-    await using source = await snapshot(server);
-    await server.client.write(0, filled(99, 3 * BLOCK));
-    expect(await readdir(directory.path)).toEqual([]);
-    const block = new Uint8Array(BLOCK);
-    for (const index of [0, 1, 2, 3]) {
-      await source.device.read(index * BLOCK, block);
-      expect(block).toEqual(filled(index + 1, BLOCK));
-    }
-    // Copied blocks make room for others.
-    source.markCopied(0, 3);
-    await server.client.write(3 * BLOCK, filled(99, 3 * BLOCK));
-    await source.device.read(5 * BLOCK, block);
-    expect(block).toEqual(filled(6, BLOCK));
-    await source.assertIntact();
-  });
-
-  test('is readable at every moment while a pre-image is on its way to the spill file', async () => {
-    await using directory = temporaryDirectory();
-    // More than is written to the file at once, so that some have to wait.
-    const device = new MemoryDevice(6 * MiB);
-    await using server = start(device, { memoryBytes: 0, directory: directory.path });
-    await device.write(0, filled(1, 6 * MiB));
-    await using source = await snapshot(server);
-    let writing = true;
-    const write = server.client.write(0, filled(2, 6 * MiB)).finally(() => (writing = false));
-    while (writing) {
-      const seen = contents(source.device);
-      await new Promise((resolve) => setImmediate(resolve));
-      expect(Buffer.compare(await seen, filled(1, 6 * MiB))).toBe(0);
-    }
-    await write;
-  });
-
-  test('finds thousands of pre-images again, wherever they are, and uses the space of those given up', async () => {
-    await using directory = temporaryDirectory();
-    const random = new Random(testSeed());
-    const size = 8 * MiB;
-    const device = new MemoryDevice(size);
-    // The whole device has no room there at once.
-    await using server = start(device, {
-      memoryBytes: 16 * BLOCK,
-      spillBytes: 6 * MiB,
-      directory: directory.path,
-    });
-    const original = randomBytes(size, random.uint32());
-    await device.write(0, original);
-    await using source = await snapshot(server);
-    const overwrite = async (from: number, to: number): Promise<void> => {
-      const blocks = Array.from({ length: (to - from) / BLOCK }, (_, i) => from / BLOCK + i);
-      for (let i = blocks.length - 1; i > 0; i--) {
-        const j = random.below(i + 1);
-        [blocks[i], blocks[j]] = [blocks[j] ?? 0, blocks[i] ?? 0];
-      }
-      const writes = blocks.map((block) =>
-        server.client.write(block * BLOCK + random.below(4000), filled(7, 32)),
-      );
-      await Promise.all(writes);
-    };
-    const expectOriginal = async (from: number): Promise<void> => {
-      const seen = new Uint8Array(size - from);
-      await source.device.read(from, seen);
-      expect(Buffer.compare(seen, original.subarray(from))).toBe(0);
-    };
-    await overwrite(0, 5 * MiB);
-    await expectOriginal(0);
-    source.markCopied(0, (4 * MiB) / BLOCK);
-    await expectOriginal(4 * MiB);
-    await overwrite(5 * MiB, size);
-    await expectOriginal(4 * MiB);
-    await source.assertIntact();
-  });
-
   test('on a file, in the same turn, saves just what a write changes', async () => {
     await using directory = temporaryDirectory();
     const path = directory.file('a.img');
@@ -259,20 +353,6 @@ describe('a snapshot', () => {
     await source.assertIntact();
   });
 
-  test('lets others have their turns while a long request is saved', async () => {
-    await using directory = temporaryDirectory({ inMemory: true });
-    const device = await FileDevice.open(directory.file('image'), { create: { sizeBytes: 256 * MiB } });
-    await using server = start(device);
-    await using source = await snapshot(server);
-    let isTrimming = true;
-    const trimmed = server.client.trim(0, 256 * MiB).finally(() => (isTrimming = false));
-    let others = 0;
-    for (; isTrimming; others++) await new Promise((resolve) => setImmediate(resolve));
-    await trimmed;
-    await source.assertIntact();
-    expect(others).toBeGreaterThan(32);
-  });
-
   test.each([512, 2048, 6000])(
     'is refused in blocks of %i bytes before any barrier goes up',
     async (bytes) => {
@@ -283,30 +363,6 @@ describe('a snapshot', () => {
       expect(await server.status()).toMatchObject({ barrierUp: false, epoch: 0 });
     },
   );
-
-  test('breaks at its limit, and the write goes on', async () => {
-    await using directory = temporaryDirectory();
-    const device = new MemoryDevice(16 * BLOCK);
-    await using server = start(device, { memoryBytes: BLOCK, spillBytes: BLOCK, directory: directory.path });
-    await device.write(0, filled(1, 16 * BLOCK));
-    await using source = await snapshot(server);
-    await server.client.write(0, filled(2, 3 * BLOCK));
-    expect((await contents(server.client)).subarray(0, 3 * BLOCK)).toEqual(filled(2, 3 * BLOCK));
-    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN', device: 'a' });
-    await expect(source.device.read(8 * BLOCK, new Uint8Array(1))).rejects.toMatchObject({
-      code: 'SNAPSHOT_BROKEN',
-    });
-  });
-
-  test('breaks when the spill folder cannot be used, and the write goes on', async () => {
-    const device = new MemoryDevice(4 * MiB);
-    await using server = start(device, { memoryBytes: 0, directory: '/does/not/exist' });
-    await device.write(0, filled(1, 4 * MiB));
-    await using source = await snapshot(server);
-    await server.client.write(0, filled(2, 4 * MiB));
-    expect(Buffer.compare(await contents(server.client), filled(2, 4 * MiB))).toBe(0);
-    await expect(source.assertIntact()).rejects.toMatchObject({ code: 'SNAPSHOT_BROKEN' });
-  });
 
   test('breaks when the old content cannot be read, and the write goes on', async () => {
     const device = new GatedDevice(4 * BLOCK);
@@ -424,41 +480,4 @@ describe('change tracking', () => {
       await server.release({ epoch: epochs, coordinator: 'test' });
     }
   });
-});
-
-test('model: whatever clients do, every live snapshot shows its own cut', async () => {
-  const random = new Random(testSeed());
-  for (let round = 0; round < 30; round++) {
-    const sizeBytes = 1 + random.below(20 * BLOCK);
-    const model = new Uint8Array(sizeBytes);
-    await using server = start(new MemoryDevice(sizeBytes), { memoryBytes: random.below(8) * BLOCK });
-    const live: { source: CutSource; expected: Uint8Array }[] = [];
-    for (let step = 0; step < 60; step++) {
-      if (random.chance(0.08)) live.push({ source: await snapshot(server), expected: model.slice() });
-      // A few requests side by side, on ranges that do not overlap, so that the model knows the outcome.
-      const writes: Promise<void>[] = [];
-      let from = random.below(sizeBytes);
-      while (from < sizeBytes && writes.length < 4) {
-        const to = Math.min(sizeBytes, from + 1 + random.below(3 * BLOCK));
-        const bytes = filled(random.below(256), to - from);
-        if (random.chance(0.2)) bytes.fill(0);
-        model.set(bytes, from);
-        const zeroes = bytes[0] === 0;
-        writes.push(zeroes ? server.client.writeZeroes(from, to - from) : server.client.write(from, bytes));
-        from = to + random.below(BLOCK);
-      }
-      await Promise.all(writes);
-      for (const { source, expected } of live) {
-        const offset = random.below(sizeBytes);
-        const into = new Uint8Array(Math.min(sizeBytes - offset, 1 + random.below(2 * BLOCK)));
-        await source.device.read(offset, into);
-        expect(Buffer.compare(into, expected.subarray(offset, offset + into.length))).toBe(0);
-      }
-    }
-    for (const { source, expected } of live) {
-      expect(Buffer.compare(await contents(source.device), expected)).toBe(0);
-      await source.close();
-    }
-    expect(Buffer.compare(await contents(server.client), model)).toBe(0);
-  }
 });

@@ -1,4 +1,4 @@
-import { expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { NbdDevice, witnessRun, type Cluster } from 'cofferdam';
 import { loadCore } from '#src/core/load';
 import { Random } from '#src/runtime/random';
@@ -7,13 +7,18 @@ import type { StorageServer } from '#src/servers/server';
 import { describeVerdict } from '#src/witness/verdict';
 import type { Strategy } from '#src/backup/image/record';
 import { temporaryDirectory } from '../support/directory.js';
+import { noteNativeSnapshots } from '../support/native-snapshots.js';
 import { testSeed } from '../support/seed.js';
 import { serveCluster, type ServedCluster } from './cluster.js';
 
 const runs = Number(process.env['RUNS'] ?? 30);
 const ids = ['a', 'b', 'c', 'd'];
-const { serveConnection } = await loadCore();
-const nativeTest = serveConnection ? test : test.skip;
+const core = await loadCore();
+const nativeTest = core.newWatch ? test : test.skip;
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
 
 /** The servers of a service, whose clients reach them over NBD. */
 async function overNbd(served: ServedCluster): Promise<Cluster & AsyncDisposable> {
@@ -79,7 +84,11 @@ nativeTest.each(['snapshot', 'hold', 'rolling'] as const)(
   'copies with %s are consistent while clients write past JavaScript',
   async (strategy) => {
     const seeds = new Random(testSeed());
+    const snapshots = noteNativeSnapshots(core);
     for (let run = 0; run < runs; run++) await judgedRun(strategy, true, seeds.uint32());
+    const passed = snapshots().reduce((sum, preImages) => sum + preImages.passed, 0);
+    // Else it was JavaScript that preserved what they changed.
+    if (strategy !== 'hold') expect(passed).toBeGreaterThan(runs);
   },
   runs * 10_000,
 );
