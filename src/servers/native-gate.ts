@@ -4,7 +4,7 @@ import type { NativePath, NativeSource } from '../devices/block-device.js';
 export const Shut = {
   /** The barrier is up, or what it parked is being let go. */
   Barrier: 1 << 0,
-  /** A change has to be preserved for a snapshot or noted by a tracker. */
+  /** JavaScript has to see every change: a tracker notes it, or a snapshot that native threads know nothing of preserves it. */
   Watched: 1 << 1,
   /** The server has no power, or is closed. */
   Down: 1 << 2,
@@ -30,14 +30,15 @@ const Word = { changesShut: 0, changesInside: 1, readsShut: 2, readsInside: 3, c
  * The steps of a native change, and what breaks when two of them change places (`proof/copier/tests/gate.rs`):
  *
  * 1. Be counted. 2. Look. Else a change reaches the device under a barrier: `wrong_with_a_look_before_the_count`.
- * 3. Change the device.
- * 4. Be counted no more. 5. Look, and wake. Else who waits sleeps for ever: `wrong_with_a_look_before_leaving`.
+ * 3. Copy-before-write for every live snapshot (`native/src/pre_images.rs`). 4. Change the device.
+ * 5. Be counted no more. 6. Look, and wake. Else who waits sleeps for ever: `wrong_with_a_look_before_leaving`.
  *
  * The steps of a cut:
  *
  * 1. Shut the gate. 2. See nobody inside. Else `wrong_with_a_count_before_the_bit`.
- * 3. Fix the contents. 4. Shut the gate for those who watch. 5. Begin what was parked. 6. Open it to all but them. With 4
- *    after 5: "shut to native changes from the barrier on for as long as it is watched"; with 5 after 6: "opened only after
+ * 3. Fix the contents; a snapshot that native threads preserve themselves is what they look at from now on. Else "native
+ *    threads learn of a snapshot before the gate is opened" in `test/servers/native-gate.test.ts`.
+ * 4. Shut the gate for those who watch. 5. Begin what was parked. 6. Open it to all but them. With 4 after 5: "shut to native changes from the barrier on for as long as it is watched"; with 5 after 6: "opened only after
  *    what was parked was let go", both in `test/servers/native-gate.test.ts`.
  *
  * The steps of a power cut:

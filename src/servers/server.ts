@@ -39,7 +39,8 @@ export interface StorageServerOptions {
  *
  * Invariants:
  * 1. Every write, trim and write-zeroes takes the steps of `#change`, in that order; nothing else changes the device but
- *    writes of native threads, which pass a gate (`native-gate.ts`) that is shut while any of the steps has work to do.
+ *    writes of native threads, which pass a gate (`native-gate.ts`). They take step 2 themselves, and the gate is shut while
+ *    any other of the steps has work to do.
  * 2. Contents are fixed only while the barrier is up and nothing is in flight.
  * 3. After a power cut nothing that was sent before it reaches the device any more.
  */

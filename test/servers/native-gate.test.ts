@@ -1,4 +1,6 @@
 import { expect, test } from 'vitest';
+import type { NativePreImages, NativeWatch } from '#src/core/core';
+import type { NativePath } from '#src/devices/block-device';
 import { MemoryDevice } from '#src/devices/memory';
 import type { CutRequest } from '#src/servers/control';
 import { StorageServer } from '#src/servers/server';
@@ -13,9 +15,15 @@ const Word = { changesShut: 0, changesInside: 1, readsShut: 2, readsInside: 3 };
 
 /** A server that lets native requests pass, without any: a test does with the words what a native thread would. */
 class Site {
-  readonly device = new OverseenDevice(new MemoryDevice(16 * BLOCK), { fd: 0, takesWrites: true });
-  readonly server = new StorageServer({ id: 'a', device: this.device });
-  readonly #path = this.server.client.nativePath;
+  readonly device: OverseenDevice;
+  readonly server: StorageServer;
+  readonly #path: NativePath | undefined;
+
+  constructor(watch?: NativeWatch) {
+    this.device = new OverseenDevice(new MemoryDevice(16 * BLOCK), { fd: 0, takesWrites: true, watch });
+    this.server = new StorageServer({ id: 'a', device: this.device });
+    this.#path = this.server.client.nativePath;
+  }
 
   word(index: number): number {
     if (!this.#path) throw new Error('there is no way for native requests');
@@ -79,6 +87,59 @@ test('a device is shut to native changes from the barrier on for as long as it i
   expect(site.word(Word.changesShut)).not.toBe(0);
   await site.server.stopTracking(1);
   expect(site.word(Word.changesShut)).toBe(0);
+  // And the other way round.
+  const second = await site.server.cut({ ...request, epoch: 2, trackChanges: true });
+  await site.server.release({ ...ticket, epoch: 2 });
+  await site.server.stopTracking(2);
+  expect(site.word(Word.changesShut)).not.toBe(0);
+  await second.source.close();
+  expect(site.word(Word.changesShut)).toBe(0);
+});
+
+/** What native threads would look at. */
+class NotedWatch implements NativeWatch {
+  readonly log: string[] = [];
+  onBegin: () => void = () => {};
+
+  begin(): NativePreImages {
+    this.onBegin();
+    this.log.push('begin');
+    return {
+      preserveNow: () => this.log.push('preserve') > 0,
+      preserve: () => Promise.resolve(),
+      restore: () => Promise.resolve(),
+      free: () => {},
+      end: () => void this.log.push('end'),
+      close: () => Promise.resolve(void this.log.push('close')),
+      passed: 0,
+    };
+  }
+}
+
+test('native threads learn of a snapshot before the gate is opened, and then it is open to them', async () => {
+  const watch = new NotedWatch();
+  const site = new Site(watch);
+  const seen: number[] = [];
+  watch.onBegin = () => void seen.push(site.word(Word.changesShut));
+  const { source } = await site.server.cut(request);
+  expect(seen).toHaveLength(1);
+  expect(seen[0]).not.toBe(0);
+  const parked = site.server.client.write(0, new Uint8Array(512));
+  await site.server.release(ticket);
+  expect(site.word(Word.changesShut)).toBe(0);
+  await parked;
+  await source.close();
+  expect(watch.log).toEqual(['begin', 'preserve', 'end', 'close']);
+});
+
+test('who tracks changes shuts it nevertheless', async () => {
+  const site = new Site(new NotedWatch());
+  const { source } = await site.server.cut({ ...request, trackChanges: true });
+  await site.server.release(ticket);
+  expect(site.word(Word.changesShut)).not.toBe(0);
+  await site.server.stopTracking(1);
+  expect(site.word(Word.changesShut)).toBe(0);
+  await source.close();
 });
 
 test('it is opened only after what was parked was let go', async () => {

@@ -3,11 +3,12 @@
 //! Invariants:
 //! 1. Nothing else reads from the socket or writes to it. What JavaScript is handed is a part of the client's bytes, whole
 //!    requests in their order; what it gives back is whole replies. So to its code this is a connection like any other.
-//! 2. A request touches the device here only between `Way::enter` and `Way::leave`, and not after `Desk::cut`.
+//! 2. A request touches the device here only between `Way::enter` and `Way::leave`, and not after `Desk::cut`; and a write
+//!    only once every live snapshot has what was there.
 //! 3. A request that was not answered here for good is handed over, whatever the reason: nothing is refused here.
 //! 4. Memory is bounded: an inbox, `OWN_BYTES` and one reply of replies made here, `HANDED_BYTES` and one write handed
 //!    over and not consumed, and what JavaScript charges its requests for. Once one of them is full no further request is
-//!    begun, and so no more is received than the inbox holds.
+//!    begun, and so no more is received than the inbox holds. While a snapshot is live, a run of old content on top.
 
 use super::inbox::{Inbox, LONGEST_WRITE};
 use super::orders::Desk;

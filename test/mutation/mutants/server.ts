@@ -212,4 +212,27 @@ export const serverMutants: readonly Mutant[] = [
     ],
     killer: { test: 'test/nbd/native-path.test.ts', name: 'what was sent before a power cut' },
   },
+  {
+    name: 'native changes go on past a snapshot that only JavaScript preserves',
+    file,
+    edits: [['snapshots.some(({ isNative }) => !isNative)', 'snapshots.length < 0']],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'for as long as it is watched' },
+  },
+  {
+    name: 'native threads learn of a snapshot when the gate is open again',
+    file,
+    edits: [
+      [
+        '    this.#barrier.confirm(hold);\n',
+        '    this.#barrier.confirm(hold);\n    this.#barrier.gate.openChanges(1);\n',
+      ],
+    ],
+    killer: { test: 'test/servers/native-gate.test.ts', name: 'before the gate is opened' },
+  },
+  {
+    name: 'the thread of a connection is not told of snapshots',
+    file: 'nbd/server/native-stream.ts',
+    edits: [['watch: path.watch, ', '']],
+    killer: { test: 'test/nbd/native-snapshots.test.ts', name: 'no write takes the way' },
+  },
 ];
