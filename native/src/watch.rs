@@ -24,11 +24,16 @@ pub struct Watchers(RwLock<Vec<Arc<Watcher>>>);
 
 impl Watchers {
     /// Does for a change what the snapshots need, as far as a thread of a connection may.
-    pub fn preserve(&self, range: &Range<u64>) -> Outcome {
+    ///
+    /// @param device the file of the connection.
+    pub fn preserve(&self, range: &Range<u64>, device: &OpenFile, waiting: Waiting) -> Outcome {
         let watchers = self.0.read().unwrap_or_else(PoisonError::into_inner);
         for watcher in watchers.iter() {
             // Of a failure JavaScript learns when it tries the same.
-            let Ok(Outcome::Done) = watcher.preserve(range, Patience::Spilling) else {
+            let preserved = watcher.preserve(range, Patience::Spilling, |offset, into| {
+                Ok(read_now(device, waiting, offset, into))
+            });
+            let Ok(Outcome::Done) = preserved else {
                 return Outcome::NotNow;
             };
             watcher.passed.fetch_add(1, Relaxed);
@@ -51,41 +56,65 @@ impl Watchers {
 /// One live snapshot.
 pub struct Watcher {
     pre_images: PreImages<'static>,
+    /// For JavaScript's requests; connections have their own.
     device: OpenFile,
     device_size: u64,
     waiting: Waiting,
     /// Changes that were made past JavaScript.
-    passed: AtomicU64,
+    passed: Arc<AtomicU64>,
 }
 
 impl Watcher {
-    fn preserve(&self, range: &Range<u64>, patience: Patience) -> Result<Outcome, Failure> {
+    fn preserve(
+        &self,
+        range: &Range<u64>,
+        patience: Patience,
+        read: impl FnMut(u64, &mut [u8]) -> Result<Outcome, Failure>,
+    ) -> Result<Outcome, Failure> {
         with_buffer(|buffer| {
             let buffer = &mut buffer[..RUN_LENGTH];
-            self.pre_images
-                .preserve(range, patience, buffer, |offset, into| match patience {
-                    Patience::Reading => self.read(offset, into),
-                    _ => Ok(self.read_cached(offset, into)),
-                })
+            self.pre_images.preserve(range, patience, buffer, read)
         })
     }
 
-    fn read_cached(&self, offset: u64, into: &mut [u8]) -> Outcome {
-        match read_cached_into(&self.device, self.waiting, offset, into) {
-            Cached::Yes => Outcome::Done,
-            Cached::No | Cached::Unsupported => Outcome::NotNow,
-        }
+    fn preserve_now(&self, range: &Range<u64>) -> Result<Outcome, Failure> {
+        self.preserve(range, Patience::Nothing, |offset, into| {
+            Ok(read_now(&self.device, self.waiting, offset, into))
+        })
     }
 
-    fn read(&self, offset: u64, into: &mut [u8]) -> Result<Outcome, Failure> {
-        let end = offset + into.len() as u64;
-        match self.device.read(offset, into) {
-            Read::Full => Ok(Outcome::Done),
-            Read::Failed(error) => Err(Failure::of_device("reading", &error, offset..end)),
-            Read::End(at) => {
-                let message = format!("the device ends at {at}: it shrank or was replaced");
-                Err(Failure::new(Code::DeviceIo, message).at(offset..end))
-            }
+    fn preserve_patiently(&self, range: &Range<u64>) -> Result<(), Failure> {
+        let read = |offset, into: &mut [u8]| read(&self.device, offset, into);
+        self.preserve(range, Patience::Reading, read).map(drop)
+    }
+
+    /// A range within the device.
+    fn range(&self, offset_bytes: f64, length_bytes: f64) -> Result<Range<u64>, Failure> {
+        let range = range(offset_bytes, length_bytes)?;
+        if range.end > self.device_size {
+            return Err(Failure::bad_argument(
+                "a range beyond the end of the device",
+            ));
+        }
+        Ok(range)
+    }
+}
+
+fn read_now(device: &OpenFile, waiting: Waiting, offset: u64, into: &mut [u8]) -> Outcome {
+    match read_cached_into(device, waiting, offset, into) {
+        Cached::Yes => Outcome::Done,
+        Cached::No | Cached::Unsupported => Outcome::NotNow,
+    }
+}
+
+fn read(device: &OpenFile, offset: u64, into: &mut [u8]) -> Result<Outcome, Failure> {
+    let end = offset + into.len() as u64;
+    match device.read(offset, into) {
+        Read::Full => Ok(Outcome::Done),
+        Read::Failed(error) => Err(Failure::of_device("reading", &error, offset..end)),
+        Read::End(at) => {
+            let message = format!("the device ends at {at}: it shrank or was replaced");
+            Err(Failure::new(Code::DeviceIo, message).at(offset..end))
         }
     }
 }
@@ -146,17 +175,19 @@ impl NativeWatch {
             directory: PathBuf::from(&arguments.directory),
         };
         let device = file(arguments.device_fd, "deviceFd")?;
+        let passed = Arc::new(AtomicU64::new(0));
         let watcher = Arc::new(Watcher {
             pre_images: PreImages::new(shape, marks, limits),
             waiting: Waiting::of(&device),
             device,
             device_size: shape.device_size,
-            passed: AtomicU64::new(0),
+            passed: Arc::clone(&passed),
         });
         self.watchers.add(Arc::clone(&watcher));
         Ok(NativePreImages {
-            watcher,
+            watcher: Some(watcher),
             watchers: self.watchers(),
+            passed,
         })
     }
 }
@@ -188,8 +219,10 @@ fn units(bytes: f64, name: &str) -> Result<u32, Failure> {
 
 #[napi]
 pub struct NativePreImages {
-    watcher: Arc<Watcher>,
+    /// Until it is closed: what it keeps is given up then, and not when JavaScript gets round to it.
+    watcher: Option<Arc<Watcher>>,
     watchers: Arc<Watchers>,
+    passed: Arc<AtomicU64>,
 }
 
 #[napi]
@@ -197,83 +230,85 @@ impl NativePreImages {
     /// Whether it could be done at once.
     #[napi(catch_unwind)]
     pub fn preserve_now(&self, offset_bytes: f64, length_bytes: f64) -> Answer<bool> {
-        answer(self.range(offset_bytes, length_bytes).and_then(|range| {
-            let outcome = self.watcher.preserve(&range, Patience::Nothing)?;
+        let Some(watcher) = &self.watcher else {
+            return answer(Ok(true));
+        };
+        answer(watcher.range(offset_bytes, length_bytes).and_then(|range| {
+            let outcome = watcher.preserve_now(&range)?;
             Ok(outcome == Outcome::Done)
         }))
     }
 
     #[napi(catch_unwind)]
     pub fn preserve(&self, offset_bytes: f64, length_bytes: f64) -> AsyncTask<SnapshotTask> {
-        let range = self.range(offset_bytes, length_bytes);
-        self.task(move |watcher| watcher.preserve(&range?, Patience::Reading).map(drop))
+        self.task(move |watcher| {
+            watcher.preserve_patiently(&watcher.range(offset_bytes, length_bytes)?)
+        })
     }
 
     /// Puts pre-images over what was read from the device.
     #[napi(catch_unwind)]
     pub fn restore(&self, offset_bytes: f64, mut into: Uint8Array) -> AsyncTask<SnapshotTask> {
-        let range = self.range(offset_bytes, into.len() as f64);
         self.task(move |watcher| {
             // SAFETY: the caller leaves these bytes alone until the task has ended.
             let into = unsafe { into.as_mut() };
-            watcher.pre_images.restore(range?.start, into)
+            let range = watcher.range(offset_bytes, into.len() as f64)?;
+            watcher.pre_images.restore(range.start, into)
         })
     }
 
     #[napi(catch_unwind)]
     pub fn free(&self, first_block: u32, block_count: u32) {
-        let (first, count) = (first_block as usize, block_count as usize);
-        self.watcher.pre_images.free(first..first + count);
+        if let Some(watcher) = &self.watcher {
+            let (first, count) = (first_block as usize, block_count as usize);
+            watcher.pre_images.free(first..first + count);
+        }
     }
 
     #[napi]
     pub fn end(&self) {
-        self.watcher.pre_images.end();
+        if let Some(watcher) = &self.watcher {
+            watcher.pre_images.end();
+        }
     }
 
     /// Ends it, and resolves when no connection uses it any more.
     #[napi(catch_unwind)]
-    pub fn close(&self) -> AsyncTask<SnapshotTask> {
-        self.watcher.pre_images.end();
+    pub fn close(&mut self) -> AsyncTask<SnapshotTask> {
+        self.end();
         let watchers = Arc::clone(&self.watchers);
-        self.task(move |watcher| {
+        let closing = self.task(move |watcher| {
             watchers.remove(watcher);
             Ok(())
-        })
+        });
+        self.watcher = None;
+        closing
     }
 
     /// How many changes were made past JavaScript while this looked on.
     #[napi(getter)]
     pub fn passed(&self) -> f64 {
-        self.watcher.passed.load(Relaxed) as f64
-    }
-
-    fn range(&self, offset_bytes: f64, length_bytes: f64) -> Result<Range<u64>, Failure> {
-        let range = range(offset_bytes, length_bytes)?;
-        if range.end > self.watcher.device_size {
-            return Err(Failure::bad_argument(
-                "a range beyond the end of the device",
-            ));
-        }
-        Ok(range)
+        self.passed.load(Relaxed) as f64
     }
 
     fn task(
         &self,
         work: impl FnOnce(&Arc<Watcher>) -> Result<(), Failure> + Send + 'static,
     ) -> AsyncTask<SnapshotTask> {
+        let watcher = self.watcher.clone();
         AsyncTask::new(SnapshotTask {
-            watcher: Arc::clone(&self.watcher),
-            work: Some(Box::new(work)),
+            work: watcher.map(|watcher| {
+                let work = move || work(&watcher);
+                Box::new(work) as Work
+            }),
         })
     }
 }
 
-type Work = Box<dyn FnOnce(&Arc<Watcher>) -> Result<(), Failure> + Send>;
+type Work = Box<dyn FnOnce() -> Result<(), Failure> + Send>;
 
-/// Work on a thread of libuv's pool, which may wait.
+/// Work on a thread of libuv's pool, which may wait; none once the snapshot is closed.
 pub struct SnapshotTask {
-    watcher: Arc<Watcher>,
     work: Option<Work>,
 }
 
@@ -282,7 +317,7 @@ impl Task for SnapshotTask {
     type JsValue = Option<FailureObject>;
 
     fn compute(&mut self) -> napi::Result<Self::Output> {
-        Ok(self.work.take().map_or(Ok(()), |work| work(&self.watcher)))
+        Ok(self.work.take().map_or(Ok(()), |work| work()))
     }
 
     fn resolve(&mut self, _env: Env, output: Self::Output) -> napi::Result<Self::JsValue> {

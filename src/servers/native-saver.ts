@@ -2,8 +2,12 @@ import { SharedBitmap } from '../core/bitmap.js';
 import type { NativePreImages, NativeWatch } from '../core/core.js';
 import type { BlockDevice } from '../devices/block-device.js';
 import { isCofferdamError } from '../runtime/errors.js';
+import { MiB } from '../runtime/sizes.js';
 import { UNIT_BYTES, type CopyBeforeWrite, type SnapshotMarks } from './copy-before-write.js';
 import { limitReached, limitsOf, type PreImageLimits } from './pre-image-limits.js';
+
+/** The most that is saved at once: more would keep others from their turn. */
+const TURN_BYTES = MiB;
 
 /**
  * Copy-before-write that native threads do for their own writes, and JavaScript here for all others
@@ -46,7 +50,7 @@ export class NativeSaver implements CopyBeforeWrite {
   }
 
   async preserve(offsetBytes: number, lengthBytes: number): Promise<void> {
-    if (this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;
+    if (lengthBytes <= TURN_BYTES && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;
     try {
       await this.#wait(this.#preImages.preserve(offsetBytes, lengthBytes));
     } catch (error) {

@@ -35,12 +35,19 @@ export class UnitSaver implements CopyBeforeWrite {
   async preserve(offsetBytes: number, lengthBytes: number): Promise<void> {
     const last = Math.floor((offsetBytes + lengthBytes - 1) / UNIT_BYTES);
     let unit = Math.floor(offsetBytes / UNIT_BYTES);
+    let savedNow = 0;
     while (unit <= last && !this.#isOver) {
       const saving = this.#saving.get(unit);
       if (saving) {
         await saving;
       } else if (this.#needsPreImage(unit)) {
-        await this.#saveOnce(unit, this.#runEnd(unit, last + 1));
+        const end = this.#runEnd(unit, last + 1);
+        await this.#saveOnce(unit, end);
+        savedNow += end - unit;
+        if (savedNow >= TURN_UNITS) {
+          savedNow = 0;
+          await setImmediate();
+        }
       } else {
         unit++;
       }

@@ -294,7 +294,7 @@ impl<T: Fn(Event) + Clone> Connection<T> {
         // The old content is safe before the device changes.
         let range = request.offset..request.offset + u64::from(request.length);
         if let Some(watchers) = &self.export.watchers
-            && watchers.preserve(&range) == Outcome::NotNow
+            && watchers.preserve(&range, &self.export.file, self.waiting) == Outcome::NotNow
         {
             return Answered::No;
         }

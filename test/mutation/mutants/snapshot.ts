@@ -28,10 +28,7 @@ export const snapshotMutants: readonly Mutant[] = [
         '      this.#markSaved(unit);\n    }\n  }',
         '      const later = this.#live.read(offsetBytes, new Uint8Array(bytes.length));\n      void later.then(() => this.#markSaved(unit));\n    }\n  }',
       ],
-      [
-        'await this.#saveOnce(unit, this.#runEnd(unit, last + 1));',
-        'const end = this.#runEnd(unit, last + 1);\n        await this.#saveOnce(unit, end);\n        unit = end;',
-      ],
+      ['await this.#saveOnce(unit, end);', 'await this.#saveOnce(unit, end);\n        unit = end;'],
     ],
     killer: 'simulator',
   },
@@ -52,10 +49,7 @@ export const snapshotMutants: readonly Mutant[] = [
         'return !this.#marks.copied.has(this.#blockOf(unit)) && !this.#saved.has(unit);',
         'return !this.#marks.copied.has(this.#blockOf(unit));',
       ],
-      [
-        'await this.#saveOnce(unit, this.#runEnd(unit, last + 1));',
-        'const end = this.#runEnd(unit, last + 1);\n        await this.#saveOnce(unit, end);\n        unit = end;',
-      ],
+      ['await this.#saveOnce(unit, end);', 'await this.#saveOnce(unit, end);\n        unit = end;'],
     ],
     killer: 'simulator',
   },
@@ -120,7 +114,7 @@ export const snapshotMutants: readonly Mutant[] = [
     file: nativeSaver,
     edits: [
       [
-        'if (this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;',
+        'if (lengthBytes <= TURN_BYTES && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;',
         'if (lengthBytes > 0) return void setImmediate(() => this.#preImages.preserveNow(offsetBytes, lengthBytes));',
       ],
     ],
