@@ -1,3 +1,4 @@
+import { readdirSync, readlinkSync } from 'node:fs';
 import { readdir } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { NativePreImages } from '#src/core/core';
@@ -46,6 +47,18 @@ async function openSite(seed: number, options?: Parameters<typeof Site.open>[1])
 /** How many writes went past JavaScript while each snapshot was live. */
 function passed(): number[] {
   return snapshots().map((preImages) => preImages.passed);
+}
+
+/** How many this process has open. */
+function spillFiles(): number {
+  const targets = readdirSync('/proc/self/fd').map((fd) => {
+    try {
+      return readlinkSync(`/proc/self/fd/${fd}`);
+    } catch {
+      return 'closed meanwhile';
+    }
+  });
+  return targets.filter((target) => target.includes('.cofferdam-pre-images')).length;
 }
 
 let epoch = 0;
@@ -187,7 +200,9 @@ nativeTest(
     await source.device.read(half, behind);
     expect(differenceAt(behind, content.subarray(half)), `seed ${seed}`).toBeUndefined();
     await source.assertIntact();
+    expect(spillFiles()).toBe(1);
     await source.close();
+    expect(spillFiles()).toBe(0);
   },
 );
 
