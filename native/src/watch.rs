@@ -13,6 +13,7 @@ use crate::{Answer, FailureObject, answer};
 use napi::Task;
 use napi::bindgen_prelude::{AsyncTask, Env, Uint8Array};
 use napi_derive::napi;
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -185,7 +186,7 @@ impl NativeWatch {
         });
         self.watchers.add(Arc::clone(&watcher));
         Ok(NativePreImages {
-            watcher: Some(watcher),
+            watcher: RefCell::new(Some(watcher)),
             watchers: self.watchers(),
             passed,
         })
@@ -220,7 +221,7 @@ fn units(bytes: f64, name: &str) -> Result<u32, Failure> {
 #[napi]
 pub struct NativePreImages {
     /// Until it is closed: what it keeps is given up then, and not when JavaScript gets round to it.
-    watcher: Option<Arc<Watcher>>,
+    watcher: RefCell<Option<Arc<Watcher>>>,
     watchers: Arc<Watchers>,
     passed: Arc<AtomicU64>,
 }
@@ -230,7 +231,7 @@ impl NativePreImages {
     /// Whether it could be done at once.
     #[napi(catch_unwind)]
     pub fn preserve_now(&self, offset_bytes: f64, length_bytes: f64) -> Answer<bool> {
-        let Some(watcher) = &self.watcher else {
+        let Some(watcher) = self.watcher() else {
             return answer(Ok(true));
         };
         answer(watcher.range(offset_bytes, length_bytes).and_then(|range| {
@@ -259,7 +260,7 @@ impl NativePreImages {
 
     #[napi(catch_unwind)]
     pub fn free(&self, first_block: u32, block_count: u32) {
-        if let Some(watcher) = &self.watcher {
+        if let Some(watcher) = self.watcher() {
             let (first, count) = (first_block as usize, block_count as usize);
             watcher.pre_images.free(first..first + count);
         }
@@ -267,21 +268,21 @@ impl NativePreImages {
 
     #[napi]
     pub fn end(&self) {
-        if let Some(watcher) = &self.watcher {
+        if let Some(watcher) = self.watcher() {
             watcher.pre_images.end();
         }
     }
 
     /// Ends it, and resolves when no connection uses it any more.
     #[napi(catch_unwind)]
-    pub fn close(&mut self) -> AsyncTask<SnapshotTask> {
+    pub fn close(&self) -> AsyncTask<SnapshotTask> {
         self.end();
         let watchers = Arc::clone(&self.watchers);
         let closing = self.task(move |watcher| {
             watchers.remove(watcher);
             Ok(())
         });
-        self.watcher = None;
+        self.watcher.replace(None);
         closing
     }
 
@@ -291,13 +292,16 @@ impl NativePreImages {
         self.passed.load(Relaxed) as f64
     }
 
+    fn watcher(&self) -> Option<Arc<Watcher>> {
+        self.watcher.borrow().clone()
+    }
+
     fn task(
         &self,
         work: impl FnOnce(&Arc<Watcher>) -> Result<(), Failure> + Send + 'static,
     ) -> AsyncTask<SnapshotTask> {
-        let watcher = self.watcher.clone();
         AsyncTask::new(SnapshotTask {
-            work: watcher.map(|watcher| {
+            work: self.watcher().map(|watcher| {
                 let work = move || work(&watcher);
                 Box::new(work) as Work
             }),
