@@ -65,7 +65,8 @@ pub struct Marks<'m> {
     pub saved: SharedBitmap<'m>,
 }
 
-/// How many units are kept, and where.
+/// How many units are kept, and where. What is on its way to the spill file counts, for each thread that is saving it: so
+/// the limit may be reached as many units early as there are threads.
 pub struct Limits {
     pub units_in_memory: u32,
     pub units_spilled: u32,
@@ -604,7 +605,8 @@ mod tests {
     fn threads_that_write_and_read_at_once_see_one_cut() -> Result<(), Failure> {
         for round in 0..200 {
             let device = Device::new();
-            let pre_images = device.pre_images(round % 10, 9);
+            // Each of the three threads may have a unit on its way that another has, too.
+            let pre_images = device.pre_images(round % 10, 9 + 3);
             std::thread::scope(|scope| {
                 let (device, pre_images) = (&device, &pre_images);
                 for thread in 0..3_u64 {
