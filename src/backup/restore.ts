@@ -1,8 +1,8 @@
 import { fstat } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { endOf, type ByteRange } from '../devices/byte-range.js';
+import { folderFault, makeFolder } from '../devices/folder.js';
 import { identityOf } from '../devices/open.js';
 import { identityOfStats } from '../devices/openers.js';
 import { CofferdamError, messageOf } from '../runtime/errors.js';
@@ -91,7 +91,7 @@ async function targetPaths(
 ): Promise<ReadonlyMap<string, string>> {
   if ('directory' in targets) {
     const { directory } = targets;
-    await mkdir(directory, { recursive: true });
+    await makeFolder(directory);
     return new Map(record.devices.map(({ id }) => [id, join(directory, `${id}.img`)]));
   }
   if (targets.size === 0) throw new CofferdamError('BAD_ARGUMENT', 'a restore needs at least one device');
@@ -107,6 +107,8 @@ async function checkTargets(image: BackupImage, paths: ReadonlyMap<string, strin
   const owners = new Map<string, string>();
   for (const [id, path] of paths) {
     const identities = await identityOf(path);
+    const fault = identities.length === 0 ? folderFault(path) : undefined;
+    if (fault) throw fault;
     if (ofImage !== undefined && identities.includes(ofImage)) {
       throw new CofferdamError(
         'SOURCE_IS_TARGET',

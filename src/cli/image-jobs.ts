@@ -11,9 +11,10 @@ export async function verifyImage(
   { output, signal }: CommandContext,
 ): Promise<VerifyReport> {
   await using image = await openImage(path);
-  output.warn(image.warnings);
   using bars = new ProgressBars(output.stderr);
-  return await verify(image, { generation, signal, ...bars.options });
+  const report = await verify(image, { generation, signal, ...bars.options });
+  output.warn(image.warnings.filter((warning) => !report.problems.includes(warning)));
+  return report;
 }
 
 /** Restores a generation of the image at this path, with bars. */

@@ -1,7 +1,9 @@
 import { open, rm, stat, type FileHandle } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { asideOf, publishOver } from '../backup/publish.js';
-import { CofferdamError, errnoOf, messageOf } from '../runtime/errors.js';
+import { folderFault } from '../devices/folder.js';
+import { reasonOf } from '../devices/os-error.js';
+import { CofferdamError, errnoOf } from '../runtime/errors.js';
 
 /** What a file that the program makes may take the place of: others of its kind, known by how they begin. */
 export interface FileKind {
@@ -105,7 +107,7 @@ export async function assertReplaceable(path: string, kind: FileKind): Promise<v
 function unwritable(path: string, { name }: FileKind, cause: unknown): CofferdamError {
   return new CofferdamError(
     'TARGET_WRITE_FAILED',
-    `the ${name} ${path} cannot be written (${messageOf(cause)}); give another place`,
+    `the ${name} ${path} cannot be written (${folderFault(path) ? 'its folder is not there' : reasonOf(cause)}); give another place`,
     { device: path, cause },
   );
 }

@@ -18,6 +18,9 @@ export function errorToMessage(error: unknown): ErrorMessage {
   };
 }
 
+/** What to do about a target that is full. */
+export const roomAdvice = 'make room there, or give another place, and try again';
+
 /** What a job is about, for its errors. */
 export interface JobNames {
   /** ID of the device that is copied or restored. */
@@ -31,7 +34,8 @@ export function errorFromMessage(message: ErrorMessage, names: JobNames): Error 
   const { code, offsetBytes, lengthBytes } = message;
   if (code === undefined) return new Error(message.message);
   const target = code.startsWith('TARGET_') ? names.target : undefined;
-  return new CofferdamError(code, `${target ?? `device ${names.device}`}: ${message.message}`, {
+  const advice = code === 'TARGET_FULL' ? `; ${roomAdvice}` : '';
+  return new CofferdamError(code, `${target ?? `device ${names.device}`}: ${message.message}${advice}`, {
     device: target ?? names.device,
     ...(offsetBytes === undefined ? {} : { offsetBytes }),
     ...(lengthBytes === undefined ? {} : { lengthBytes }),

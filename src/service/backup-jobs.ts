@@ -48,8 +48,8 @@ class BackupJob {
     };
   }
 
-  cancel(): void {
-    this.#controller.abort();
+  cancel(reason?: CofferdamError): void {
+    this.#controller.abort(reason);
   }
 
   /** The status now and after each change; the last one is of a job that has ended. */
@@ -145,8 +145,15 @@ export class BackupJobs {
     return job.status;
   }
 
+  /** Cancels what runs, and tells whoever waits for it that the program ends. */
   async close(): Promise<void> {
-    await Promise.all([...this.#jobs.keys()].map((number) => this.cancel(number)));
+    const running = [...this.#jobs.values()].filter(({ isRunning }) => isRunning);
+    for (const job of running) {
+      const message =
+        'the program that serves the devices was stopped before the backup was done; nothing was committed';
+      job.cancel(new CofferdamError('CANCELLED', `${message}: start it again, and try again`));
+    }
+    await Promise.all(running.map((job) => job.ended));
   }
 
   #job(number: number): BackupJob {

@@ -3,6 +3,7 @@ import { chmod } from 'node:fs/promises';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance } from 'fastify';
 import { jsonSchemaTransform } from 'fastify-type-provider-zod';
+import { folderFault } from '../devices/folder.js';
 import { removeDeadSocket } from '../nbd/server/listen.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
@@ -46,7 +47,7 @@ export class ControlApi implements AsyncDisposable {
     this.#context = context;
   }
 
-  /** @throws CofferdamError BAD_CONFIG without a token on TCP; DEVICE_BUSY if someone else listens there; BAD_ARGUMENT. */
+  /** @throws CofferdamError BAD_CONFIG without a token on TCP; DEVICE_NOT_FOUND for a socket whose folder is not there; DEVICE_BUSY if someone else listens there; BAD_ARGUMENT. */
   static async listen({ service, listen, token, clock = realClock }: ControlApiOptions): Promise<ControlApi> {
     if (listen.kind === 'http' && token === undefined) {
       throw new CofferdamError(
@@ -155,6 +156,8 @@ function failureOf(error: unknown): CofferdamError {
 async function listenAt(server: FastifyInstance, address: ControlAddress): Promise<ControlAddress> {
   try {
     if (address.kind === 'unix') {
+      const fault = folderFault(address.path);
+      if (fault) throw fault;
       await removeDeadSocket(address.path);
       await server.listen({ path: address.path });
       await chmod(address.path, 0o600);

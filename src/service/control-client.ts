@@ -82,11 +82,12 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
   ): Promise<BackupResult> {
     const started = await this.get(jobStatus, { method: 'POST', path: '/v1/backups', body: options });
     const path = `/v1/backups/${started.job}`;
+    const advice = `cofferdam list ${options.to} tells whether the backup was made`;
     const cancel = (): void => void this.send({ method: 'DELETE', path }).catch(() => {});
     signal.addEventListener('abort', cancel, { once: true });
     if (signal.aborted) cancel();
     try {
-      for await (const status of this.#events(`${path}/events`)) {
+      for await (const status of this.#events(`${path}/events`, advice)) {
         onProgress?.(status.devices);
         if (status.state === 'failed') throw this.#failureOf(status, signal);
         // Made by the same program on the other side.
@@ -95,7 +96,7 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
     } finally {
       signal.removeEventListener('abort', cancel);
     }
-    throw this.#lost('the stream of events ended before the backup did');
+    throw this.#lost('the connection ended before the backup did', advice);
   }
 
   /** @throws CofferdamError what the other side answers; CONNECTION_FAILED, CONNECTION_LOST, PROTOCOL_ERROR */
@@ -150,7 +151,7 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
     );
   }
 
-  async *#events(path: string): AsyncGenerator<JobStatusBody> {
+  async *#events(path: string, advice: string): AsyncGenerator<JobStatusBody> {
     try {
       const { body, statusCode } = await request(this.#origin + path, {
         dispatcher: this.#agent,
@@ -167,7 +168,7 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
         for (const event of events) yield statusOf(event);
       }
     } catch (error) {
-      throw error instanceof CofferdamError ? error : this.#unreachable(error);
+      throw error instanceof CofferdamError ? error : this.#unreachable(error, advice);
     }
   }
 
@@ -176,7 +177,7 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
     return signal.aborted ? cancellation(signal) : errorOfBody(error);
   }
 
-  #unreachable(error: unknown): CofferdamError {
+  #unreachable(error: unknown, advice?: string): CofferdamError {
     const errno = errnoOf(error) ?? '';
     if (['ECONNREFUSED', 'ENOENT', 'EACCES', 'ENOTFOUND', 'EHOSTUNREACH'].includes(errno)) {
       return new CofferdamError(
@@ -185,11 +186,14 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
         { cause: error },
       );
     }
-    return this.#lost(messageOf(error));
+    return this.#lost(messageOf(error), advice);
   }
 
-  #lost(why: string): CofferdamError {
-    return new CofferdamError('CONNECTION_LOST', `${this.#name}: ${why}`);
+  #lost(why: string, advice = 'see whether cofferdam serve still runs there'): CofferdamError {
+    return new CofferdamError(
+      'CONNECTION_LOST',
+      `${this.#name}: ${why}; what was asked for may have been done or not: ${advice}`,
+    );
   }
 
   get #name(): string {

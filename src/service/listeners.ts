@@ -1,3 +1,4 @@
+import { folderFault } from '../devices/folder.js';
 import type { NbdExport } from '../nbd/server/exports.js';
 import { NbdServer } from '../nbd/server/server.js';
 import type { NbdUri } from '../nbd/uri.js';
@@ -24,7 +25,7 @@ export class Listeners implements AsyncDisposable {
    * Exports a device at an address, where it listens from now on if it did not yet.
    *
    * @returns what ends the export and closes the connections that use it.
-   * @throws CofferdamError as {@link NbdServer.listen}
+   * @throws CofferdamError as {@link NbdServer.listen}; DEVICE_NOT_FOUND for a socket whose folder is not there
    */
   async add(at: NbdUri, entry: NbdExport): Promise<Disposable> {
     const listener = await this.#listenerAt(at);
@@ -65,6 +66,9 @@ export class Listeners implements AsyncDisposable {
     const key = JSON.stringify(address);
     const known = this.#byAddress.get(key);
     if (known) return known;
+    // Node says of a socket in a folder that is not there that it may not be made.
+    const fault = address.kind === 'unix' ? folderFault(address.path) : undefined;
+    if (fault) throw fault;
     const exports = new ExportList();
     const server = await NbdServer.listen({
       exports,

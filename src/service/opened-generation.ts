@@ -1,9 +1,10 @@
-import { mkdir, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { GenerationDevice } from '../backup/image/generation-device.js';
 import type { BackupImage } from '../backup/image/image.js';
 import { openImage } from '../backup/image/open.js';
 import type { BlockDevice } from '../devices/block-device.js';
+import { makeFolder } from '../devices/folder.js';
 import { openError } from '../devices/os-error.js';
 import { OverlayDevice } from '../devices/overlay.js';
 import { ReadOnlyDevice } from '../devices/read-only.js';
@@ -118,11 +119,7 @@ export class OpenedGeneration implements AsyncDisposable {
 async function overlaysOf(path: string, ids: readonly string[]): Promise<Map<string, string>> {
   const isFolder = ids.length > 1 || (await isDirectory(path));
   if (!isFolder) return new Map(ids.map((id) => [id, path]));
-  try {
-    await mkdir(path, { recursive: true });
-  } catch (error) {
-    throw openError(path, error);
-  }
+  await makeFolder(path);
   return new Map(ids.map((id) => [id, join(path, `${id}.overlay`)]));
 }
 

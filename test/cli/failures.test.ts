@@ -1,4 +1,4 @@
-import { open, readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { open, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { loadCore } from '#src/core/load';
 import { KiB, MiB } from '#src/runtime/sizes';
@@ -89,6 +89,12 @@ describe('what should be an image', () => {
     expect(result.exitCode).toBe(0);
     expect(result.stderr).toMatch(/^cofferdam: warning: .*superblock/);
     expect(document(result)['warnings']).toEqual([expect.stringContaining('superblock')]);
+
+    // What verify is for is told once, as its result.
+    const verified = await runCli(['verify', directory.image]);
+    expect(expectFailure(verified, 'IMAGE_CORRUPT')).toContain('1 fault in superblocks');
+    expect(`${verified.stdout}${verified.stderr}`.match(/is damaged \(/g)).toHaveLength(1);
+    expect(verified.stdout).toContain('superblock slot');
   });
 });
 
@@ -214,8 +220,42 @@ describe('targets and sources', () => {
     await using directory = temporaryDirectory();
     await makePlainDisk(directory.file('a.img'));
     const result = await runCli(['backup', '--to', 'no/x', '--device', 'a.img'], { cwd: directory.path });
-    expect(result.stderr).not.toContain('INTERNAL');
-    expectFailure(result, 'DEVICE_NOT_FOUND');
+    expect(expectFailure(result, 'DEVICE_NOT_FOUND')).toContain(': no/x: there is no folder no; make it');
+  });
+
+  test.each([
+    [['restore', 'x', '--device', 'a=no/a'], 'DEVICE_NOT_FOUND', 'no/a: there is no folder no; make it'],
+    [['restore', 'x', '--to-dir', 'a.img'], 'TARGET_EXISTS', 'a.img: there is a file where a folder'],
+    [
+      ['open', 'x', '--listen', 'nbd+unix:///?socket=no/s'],
+      'DEVICE_NOT_FOUND',
+      'no/s: there is no folder no',
+    ],
+    [
+      ['open', 'x', '--listen', 'nbd+unix:///?socket=s', '--writable', '--overlay', 'no/o'],
+      'DEVICE_NOT_FOUND',
+      'no/o: there is no folder no',
+    ],
+    [
+      ['open', 'two', '--listen', 'nbd+unix:///?socket=s', '--writable', '--overlay', 'a.img'],
+      'TARGET_EXISTS',
+      'a.img: there is a file where a folder',
+    ],
+    [['serve', 'cluster.yaml'], 'DEVICE_NOT_FOUND', '/no/c: there is no folder /'],
+  ])('%j says what to do about the folder', async (args, code, message) => {
+    await using directory = await withImage();
+    const options = { cwd: directory.path };
+    if (args[1] === 'two') {
+      await makePlainDisk(directory.file('b.img'));
+      expectDone(await runCli(['backup', '--to', 'two', '--device', 'a.img', 'b.img'], options));
+    }
+    await writeFile(
+      directory.file('cluster.yaml'),
+      'control: no/c\nservers: [{ id: a, device: { kind: memory, size: 1MiB } }]\n',
+    );
+    const before = await readdir(directory.path);
+    expect(expectFailure(await runCli(args, options), code)).toContain(message);
+    expect(await readdir(directory.path)).toEqual(before);
   });
 
   needs('root')('a target that is full', async () => {
@@ -223,7 +263,9 @@ describe('targets and sources', () => {
     await run('mkdir', directory.file('small'));
     await using _mount = await mount('-t', 'tmpfs', '-o', 'size=2M', 'tmpfs', directory.file('small'));
     const backup = await runCli(['backup', '--to', directory.file('small/x'), '--device', directory.disk]);
-    expect(expectFailure(backup, 'TARGET_FULL')).toContain(`TARGET_FULL: ${directory.file('small/x')}: `);
+    const line = expectFailure(backup, 'TARGET_FULL');
+    expect(line).toContain(`TARGET_FULL: ${directory.file('small/x')}: `);
+    expect(line).toContain('make room there');
     const restore = await runCli(['restore', directory.image, '--to-dir', directory.file('small/out')]);
     expect(expectFailure(restore, 'TARGET_FULL')).toContain(`TARGET_FULL: ${directory.file('small/out')}/`);
     expect(await run('find', directory.file('small'), '-name', '*.img')).toBe('');

@@ -201,7 +201,10 @@ needs(
   await handle.close();
   await using device = await FileDevice.open(path, { core: await loadCore('native') });
   await device.write(0, new Uint8Array(4096).fill(1));
-  const full = { code: 'DEVICE_FULL', device: path, offsetBytes: MiB, lengthBytes: 4 * MiB };
+  const message = expect.stringMatching(
+    /^[^:]+: writing 4194304 bytes at 1048576 failed: No space left .*; free space/,
+  );
+  const full = { code: 'DEVICE_FULL', device: path, offsetBytes: MiB, lengthBytes: 4 * MiB, message };
   await expect(device.write(MiB, new Uint8Array(4 * MiB).fill(2))).rejects.toMatchObject(full);
   expect(await readBytes(device, 0, 4096)).toEqual(new Uint8Array(4096).fill(1));
   await device.writeZeroes(0, 8 * MiB);

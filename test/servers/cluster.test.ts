@@ -71,7 +71,7 @@ describe('a configuration', () => {
     [
       'a size that is none',
       { servers: [{ id: 'a', device: { kind: 'memory', size: 'big' } }] },
-      /"big" is not a size/,
+      /^cluster configuration: servers\.0\.device\.size: "big" is not a size/,
     ],
     ['an ID that is a path', { servers: [memory('../a')] }, /servers\.0\.id/],
     ['an ID twice', { servers: [memory('a'), memory('a')] }, /the ID a is used twice/],

@@ -373,8 +373,8 @@ describe('a backup job', () => {
     expect(image.generations).toEqual([]);
   });
 
-  test('is cancelled when the service ends', async () => {
-    const served = await serveCluster({ servers: [memory('a', '64MiB')] });
+  test('is cancelled when the service ends, and whoever waits for it is told so', async () => {
+    await using served = await serveCluster({ servers: [memory('a', '64MiB')] });
     const { client, service, directory } = served;
     await service.cluster.client('a').write(0, randomBytes(64 * 2 ** 20, 1));
     let hasBegun = false;
@@ -387,7 +387,25 @@ describe('a backup job', () => {
     );
     const outcome = slow.catch((error: unknown) => error);
     await expect.poll(() => hasBegun).toBe(true);
-    await served[Symbol.asyncDispose]();
-    expect(await outcome).toMatchObject({ code: expect.stringMatching(/CANCELLED|CONNECTION_LOST/) });
+    await served.api.close();
+    expect(await outcome).toMatchObject({
+      code: 'CANCELLED',
+      message: expect.stringContaining('was stopped before the backup was done; nothing was committed'),
+    });
+  });
+
+  test('whose connection is lost says what tells how it ended', async () => {
+    await using served = await serveCluster({ servers: [memory('a', '64MiB')] });
+    const { client, service, directory } = served;
+    await service.cluster.client('a').write(0, randomBytes(64 * 2 ** 20, 1));
+    const to = directory.file('image');
+    const backup = client.backup(
+      { to, limitBytesPerSecond: 2 ** 20 },
+      { signal: new AbortController().signal, onProgress: () => void client.close() },
+    );
+    await expect(backup).rejects.toMatchObject({
+      code: 'CONNECTION_LOST',
+      message: expect.stringContaining(`cofferdam list ${to} tells whether the backup was made`),
+    });
   });
 });

@@ -1,6 +1,6 @@
 import type { BlockDevice } from '../../devices/block-device.js';
 import { CofferdamError, isCofferdamError, messageOf } from '../../runtime/errors.js';
-import type { ImageStore } from './store.js';
+import { truncationAdvice, type ImageStore } from './store.js';
 
 /** An image on a block device, which it closes with itself. The device's size is the image's limit. */
 export class DeviceStore implements ImageStore {
@@ -72,6 +72,7 @@ export class DeviceStore implements ImageStore {
     what: string,
     cause: unknown,
   ): CofferdamError {
-    return new CofferdamError(code, `${this.name}: ${what}`, { device: this.name, cause });
+    const advice = code === 'IMAGE_TRUNCATED' ? `; ${truncationAdvice}` : '';
+    return new CofferdamError(code, `${this.name}: ${what}${advice}`, { device: this.name, cause });
   }
 }

@@ -4,8 +4,9 @@ import type { Core } from '../../core/core.js';
 import type { ByteRange } from '../../devices/byte-range.js';
 import { claim, identityOfStats } from '../../devices/openers.js';
 import { openError } from '../../devices/os-error.js';
+import { roomAdvice } from '../../runtime/error-message.js';
 import { CofferdamError, errnoOf, messageOf, type ErrorCode } from '../../runtime/errors.js';
-import type { ImageStore } from './store.js';
+import { truncationAdvice, type ImageStore } from './store.js';
 
 /**
  * An image in a file, which grows as it is written. While it is open it is locked: against all others, or, to read,
@@ -119,14 +120,15 @@ export class FileStore implements ImageStore {
   }
 
   #endsBefore(range: ByteRange): CofferdamError {
-    const what = `ends at ${range.offsetBytes}, in the middle of what was to be read`;
+    const what = `ends at ${range.offsetBytes}, in the middle of what was to be read; ${truncationAdvice}`;
     return new CofferdamError('IMAGE_TRUNCATED', `${this.name} ${what}`, { device: this.name, ...range });
   }
 
   #failure(code: ErrorCode, what: string, cause: unknown, range?: ByteRange): CofferdamError {
     if (cause instanceof CofferdamError) return cause;
     const place = range ? ` ${range.lengthBytes} bytes at ${range.offsetBytes}` : '';
-    const message = `${this.name}: ${what}${place} failed: ${messageOf(cause)}`;
+    const advice = code === 'TARGET_FULL' ? `; ${roomAdvice}` : '';
+    const message = `${this.name}: ${what}${place} failed: ${messageOf(cause)}${advice}`;
     return new CofferdamError(code, message, { device: this.name, ...range, cause });
   }
 }

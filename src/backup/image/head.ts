@@ -4,7 +4,7 @@ import { roundUp } from '../../runtime/sizes.js';
 import { catalogSchema, emptyCatalog, type Catalog } from './catalog.js';
 import { ALLOCATION_BYTES, DATA_START, SLOT_BYTES, SLOT_OFFSETS } from './layout.js';
 import { ImageReader, isDamage } from './reader.js';
-import type { ImageStore } from './store.js';
+import { truncationAdvice, type ImageStore } from './store.js';
 import { FORMAT_VERSION, decodeSlot, type Slot, type Superblock } from './superblock.js';
 
 /** What the superblocks of an image say. */
@@ -135,12 +135,16 @@ function noSuperblock(store: ImageStore, slots: readonly Slot[], sizeBytes: numb
     throw new CofferdamError('DEVICE_IO', message, details);
   }
   if (!slots.some((slot) => slot.kind === 'damaged' && slot.hasMagic)) {
-    return new CofferdamError('NOT_AN_IMAGE', `${store.name} is not a cofferdam backup image`, details);
+    return new CofferdamError(
+      'NOT_AN_IMAGE',
+      `${store.name} is not a cofferdam backup image; give one, or for a new one a path where nothing is yet`,
+      details,
+    );
   }
   if (sizeBytes < DATA_START) {
     return new CofferdamError(
       'IMAGE_TRUNCATED',
-      `${store.name} ends at ${sizeBytes}, before the first superblock does`,
+      `${store.name} ends at ${sizeBytes}, before the first superblock does; ${truncationAdvice}`,
       details,
     );
   }
@@ -158,7 +162,7 @@ function checkEnd(store: ImageStore, superblock: Superblock, sizeBytes: number):
   if (superblock.endBytes <= sizeBytes) return;
   throw new CofferdamError(
     'IMAGE_TRUNCATED',
-    `${store.name} ends at ${sizeBytes}, but its data goes on to ${superblock.endBytes}; it was cut off`,
+    `${store.name} ends at ${sizeBytes}, but its data goes on to ${superblock.endBytes}: it was cut off; ${truncationAdvice}`,
     { device: store.name, offsetBytes: sizeBytes, lengthBytes: superblock.endBytes - sizeBytes },
   );
 }

@@ -1,3 +1,6 @@
+/** What to do about an image that ends too early. */
+export const truncationAdvice = 'copy it here again from where it is whole, or use another copy';
+
 /**
  * What an image sits on: a growable file, or anything that is a BlockDevice.
  *

@@ -42,8 +42,12 @@ function failureOf(path: string, report: VerifyReport): CofferdamError | undefin
       { device: first.device.id, offsetBytes: range.offsetBytes, lengthBytes: range.lengthBytes },
     );
   }
-  const [problem] = report.problems;
-  return problem === undefined ? undefined : new CofferdamError('IMAGE_CORRUPT', `${path}: ${problem}`);
+  if (report.problems.length === 0) return undefined;
+  return new CofferdamError(
+    'IMAGE_CORRUPT',
+    `${path}: ${count(report.problems.length, 'fault')} in superblocks, catalogs or records, listed above; ` +
+      'restore from it what you need, and make a new image',
+  );
 }
 
 function describe(report: VerifyReport): string {

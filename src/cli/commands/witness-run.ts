@@ -1,7 +1,8 @@
-import { mkdir, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Option, type Command } from 'commander';
 import { longestStallMs } from '../../backup/image/record.js';
+import { makeFolder } from '../../devices/folder.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { freshSeed } from '../../runtime/random.js';
 import { formatBytes, formatDuration, MiB } from '../../runtime/sizes.js';
@@ -146,7 +147,7 @@ interface Places {
 
 /** @throws CofferdamError TARGET_EXISTS */
 async function prepareFolder({ dir, servers }: ServerFlags): Promise<Places> {
-  await mkdir(dir, { recursive: true });
+  await makeFolder(dir);
   if ((await readdir(dir)).length > 0) {
     throw new CofferdamError(
       'TARGET_EXISTS',
