@@ -10,6 +10,12 @@ pub const LONGEST_WRITE: usize = 1024 * 1024;
 /// Room for the longest write and for what comes after it, so that bytes are seldom moved.
 const CAPACITY: usize = 2 * (HEADER + LONGEST_WRITE);
 
+/// So few bytes are moved to where the processor's cache has room for what comes next.
+const SMALL: usize = 8 * 1024;
+
+/// What is received at once is used while it is in the processor's cache.
+const AT_ONCE: usize = 512 * 1024;
+
 pub struct Inbox {
     bytes: Vec<u8>,
     start: usize,
@@ -48,12 +54,18 @@ impl Inbox {
 
     /// Receives what there is. There is room for it unless more than the longest write is kept.
     pub fn receive(&mut self, socket: &Socket) -> io::Result<Received> {
-        if self.bytes.len() - self.start < HEADER + LONGEST_WRITE || self.end == self.bytes.len() {
+        let kept = self.end - self.start;
+        let is_worth_it = kept < SMALL && self.start > kept;
+        if is_worth_it
+            || self.bytes.len() - self.start < HEADER + LONGEST_WRITE
+            || self.end == self.bytes.len()
+        {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
-        let received = socket.receive(&mut self.bytes[self.end..])?;
+        let limit = self.bytes.len().min(self.end + AT_ONCE);
+        let received = socket.receive(&mut self.bytes[self.end..limit])?;
         if let Received::Bytes(count) = received {
             self.end += count;
         }
