@@ -7,6 +7,7 @@ import type { BlockDevice } from '../devices/block-device.js';
 import { NbdDevice } from '../nbd/client/device.js';
 import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError, errnoOf, invariant, messageOf } from '../runtime/errors.js';
+import { inWords, issueInWords } from '../runtime/issue-wording.js';
 import { formatControlAddress, type ControlAddress } from '../servers/control-address.js';
 import {
   clusterStatus,
@@ -102,10 +103,11 @@ export class ControlClient implements RemoteProcess, AsyncDisposable {
   /** @throws CofferdamError what the other side answers; CONNECTION_FAILED, CONNECTION_LOST, PROTOCOL_ERROR */
   async get<T>(schema: z.ZodType<T>, what: ControlRequest): Promise<T> {
     const answer = await this.#exchange(what);
-    const parsed = schema.safeParse(answer);
+    const parsed = schema.safeParse(answer, { error: inWords });
     if (parsed.success) return parsed.data;
     const { method, path } = what;
-    throw new CofferdamError('PROTOCOL_ERROR', `${this.#name}: ${method} ${path}: ${parsed.error.message}`);
+    const faults = parsed.error.issues.map(issueInWords).join('; ');
+    throw new CofferdamError('PROTOCOL_ERROR', `${this.#name}: the answer to ${method} ${path}: ${faults}`);
   }
 
   /** For what has no answer but that it was done. */

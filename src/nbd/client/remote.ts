@@ -107,7 +107,7 @@ export class Remote {
     if (this.#losses === losses) return;
     throw new CofferdamError(
       'CONNECTION_LOST',
-      `${this.name}: the connection was lost between a write and its flush; whether it is durable is unknown`,
+      `${this.name}: the connection was lost between a write and its flush; whether it is durable is unknown: write it again`,
       { device: this.name },
     );
   }
@@ -311,7 +311,7 @@ function lost(device: string, request: WireRequest, cause: unknown): CofferdamEr
   const { offsetBytes, lengthBytes } = request;
   return new CofferdamError(
     isCofferdamError(cause) ? cause.code : 'CONNECTION_LOST',
-    `${device}: ${describe(request)}: ${messageOf(cause)}; whether it was done is unknown`,
+    `${device}: ${describe(request)}: ${messageOf(cause)}; whether it was done is unknown: do it again`,
     { device, offsetBytes, lengthBytes, cause },
   );
 }

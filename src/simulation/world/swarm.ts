@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { Strategy } from '../../backup/image/record.js';
 import { CofferdamError, messageOf } from '../../runtime/errors.js';
+import { inWords, issueInWords } from '../../runtime/issue-wording.js';
 import { Random } from '../../runtime/random.js';
 import { GiB, KiB, MiB, SECTOR_BYTES } from '../../runtime/sizes.js';
 
@@ -84,13 +85,9 @@ export function checkSwarmConfig(json: string): SwarmConfig {
   } catch (error) {
     throw new CofferdamError('BAD_ARGUMENT', `the world is not JSON: ${messageOf(error)}`);
   }
-  const parsed = swarm.safeParse(value);
+  const parsed = swarm.safeParse(value, { error: inWords });
   if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new CofferdamError(
-    'BAD_ARGUMENT',
-    `the world: ${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`,
-  );
+  throw new CofferdamError('BAD_ARGUMENT', `the world: ${parsed.error.issues.map(issueInWords).join('; ')}`);
 }
 
 /**
