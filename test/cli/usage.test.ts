@@ -116,25 +116,25 @@ describe('bad usage', () => {
   });
 
   test.each([
-    ['backup', '--device', 'a', '--to', ''],
-    ['backup', '--to', 'x', '--cluster', ''],
-    ['backup', '--to', 'x', '--control', ''],
-    ['backup', '--to', 'x', '--device', 'a', '--report', ''],
-    ['backup', '--to', 'x', '--device', ''],
-    ['list', ''],
-    ['show', ''],
-    ['verify', ''],
-    ['restore', '', '--to-dir', 'out'],
-    ['restore', 'x', '--to-dir', ''],
-    ['open', '', '--listen', 'nbd://localhost'],
-    ['open', 'x', '--listen', 'nbd://localhost', '--writable', '--overlay', ''],
-    ['serve', ''],
-    ['simulate', '--servers', '3', '--svg', ''],
-    ['witness', 'check', '--history', '', '--image', 'a=b'],
-    ['witness', 'run', '--seconds', '1', '--servers', '1', '--dir', ''],
-  ])('%j has a name that is empty', async (...words) => {
+    { words: ['backup', '--device', 'a', '--to', ''] },
+    { words: ['backup', '--to', 'x', '--cluster', ''] },
+    { words: ['backup', '--to', 'x', '--control', ''] },
+    { words: ['backup', '--to', 'x', '--device', 'a', '--report', ''] },
+    { words: ['backup', '--to', 'x', '--device', ''] },
+    { words: ['list', ''] },
+    { words: ['show', ''] },
+    { words: ['verify', ''] },
+    { words: ['restore', '', '--to-dir', 'out'] },
+    { words: ['restore', 'x', '--to-dir', ''] },
+    { words: ['open', '', '--listen', 'nbd://localhost'] },
+    { words: ['open', 'x', '--listen', 'nbd://localhost', '--writable', '--overlay', ''] },
+    { words: ['serve', ''] },
+    { words: ['simulate', '--servers', '3', '--svg', ''] },
+    { words: ['witness', 'check', '--history', '', '--image', 'a=b'] },
+    { words: ['witness', 'run', '--seconds', '1', '--servers', '1', '--dir', ''] },
+  ])('$words has a name that is empty', async ({ words }) => {
     await using directory = temporaryDirectory();
-    const result = await runCli(words.flat(), { cwd: directory.path });
+    const result = await runCli(words, { cwd: directory.path });
     expect(expectFailure(result, 'BAD_ARGUMENT', 2)).toMatch(/is empty|names no file/);
     expect(await readdir(directory.path)).toEqual([]);
   });

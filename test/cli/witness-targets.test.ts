@@ -153,8 +153,8 @@ needs('nbdkit')(
   'what was in flight when a server died may be in the copy or not, and the run goes on',
   async () => {
     await using folder = temporaryDirectory();
-    // Writes take a while, so that some are in flight.
-    await using a = await servers.nbdkit(['--filter=delay', 'wdelay=5ms']);
+    // Writes take a while, so that some are in flight, also on a machine that is busy.
+    await using a = await servers.nbdkit(['--filter=delay', 'wdelay=50ms']);
     await using b = await servers.nbdkit([]);
     const socket = a.directory.file('nbd.sock');
     const again = `$(cat ${folder.file('pid')})`;

@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import http from 'node:http';
 import { text } from 'node:stream/consumers';
@@ -101,7 +100,11 @@ describe('a request with a field that there is not does nothing, and is told whi
     ['/v1/servers/a/cut', { ...ticket, leaseMs: 1, fixedBy: 'snapshot', blockSizeBytes: 4096, x: 1 }, 'x'],
     ['/v1/servers/a/renew', { ...ticket, leaseMs: 1, lease: 1 }, 'lease; the fields are epoch'],
     ['/v1/servers/a/release', { ...ticket, x: 1 }, 'x; the fields are epoch, coordinator'],
-    [`/v1/sources/${randomUUID()}/copied`, { ranges: [], range: [] }, 'range; the fields are ranges'],
+    [
+      '/v1/sources/9b2f7d52-1c3e-4f6a-8d7b-0a1b2c3d4e5f/copied',
+      { ranges: [], range: [] },
+      'range; the fields are ranges',
+    ],
   ])('%s %j', async (path, body, known) => {
     await using served = await serveCluster({
       servers: ['a', 'b'].map((id) => ({ ...memory(id), volatileCache: true })),
