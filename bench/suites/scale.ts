@@ -4,6 +4,7 @@ import { openCluster, type Cluster, type StorageServer } from 'cofferdam';
 import { GroupCut } from '#src/backup/cut';
 import { realClock } from '#src/runtime/clock';
 import { GiB, KiB, MiB } from '#src/runtime/sizes';
+import { UNIT_BYTES } from '#src/servers/copy-before-write';
 import { temporaryDirectory } from '../../test/support/directory.js';
 import { contest, timesOf } from '../contest.js';
 import { heldMemory } from '../held-memory.js';
@@ -37,7 +38,7 @@ async function run(context: SuiteContext): Promise<Report> {
         'going up to the last coming down; no write waits longer for it. Each server has a file in memory; each writer ' +
         'writes 4 KiB at a time to one of the servers.',
       'Memory per server is what the heap and the buffers outside of it hold after a collection of garbage, beyond what ' +
-        'they held before. Maps are two bits per block, and come into memory only where bits are set.',
+        'they held before. Maps are two bits per block and one per 4 KiB, and come into memory only where bits are set.',
     ],
   };
 }
@@ -174,7 +175,7 @@ function memoryPlot(sizes: readonly ClusterSize[]): Plot {
   };
 }
 
-/** The bitmaps that a snapshot of a large device shares with the copy core. */
+/** The bitmaps of a snapshot of a large device. */
 async function mapTable({ smoke, note }: SuiteContext): Promise<Table> {
   const sizeBytes = smoke ? GiB : TiB;
   await using directory = temporaryDirectory({ inMemory: true });
@@ -216,7 +217,8 @@ async function snapshotOnce(server: StorageServer, blockSizeBytes: number): Prom
   await server.release(ticket);
   const marks = source.native?.marks;
   if (!marks) throw new Error('a snapshot of a file shares its maps');
-  const mapBytes = marks.preserved.byteLength + marks.copied.byteLength;
+  const unitBytes = Math.ceil(server.sizeBytes / UNIT_BYTES / 8);
+  const mapBytes = marks.preserved.byteLength + marks.copied.byteLength + unitBytes;
   await source.close();
   return mapBytes;
 }

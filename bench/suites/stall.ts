@@ -33,7 +33,7 @@ async function run({ smoke, images, note }: SuiteContext): Promise<Report> {
   if (await isInstalled('qemu-storage-daemon', note)) systems.push(qemuDisks);
   const plan = smoke
     ? { depths: [1], rounds: 1, durationMs: 200 }
-    : { depths: [1, 32], rounds: 5, durationMs: 3000 };
+    : { depths: [1, 32], rounds: 3, durationMs: 3000 };
   const sets: DiskSet[] = [];
   for (const { title, bytes, make } of images.length > 0 ? [copiesOf(images)] : madeSets(smoke)) {
     // The disks, what pre-images spill, and a backup.
