@@ -72,7 +72,9 @@ export class VirtualTime implements Clock {
 /** The clock of a machine that runs a little fast or slow. */
 export class DriftingClock implements Clock {
   readonly #time: Clock;
-  readonly #rate: number;
+  #rate: number;
+  /** When it began to run at this rate: in true time, and in its own. */
+  #since = { trueMs: 0, ownMs: 0 };
 
   /** @param rate how many of its milliseconds pass in a true one. */
   constructor(time: Clock, rate: number) {
@@ -81,7 +83,14 @@ export class DriftingClock implements Clock {
   }
 
   nowMs(): number {
-    return this.#time.nowMs() * this.#rate;
+    const { trueMs, ownMs } = this.#since;
+    return ownMs + (this.#time.nowMs() - trueMs) * this.#rate;
+  }
+
+  /** From now on it runs as it should, but for timers that are set already. */
+  runTrue(): void {
+    this.#since = { trueMs: this.#time.nowMs(), ownMs: this.nowMs() };
+    this.#rate = 1;
   }
 
   setTimer(delayMs: number, action: () => void): Disposable {

@@ -14,5 +14,9 @@ export const pastFailures: readonly { seed: number; what: string }[] = [
     seed: 1370256956,
     what: 'simulator: errors had random names of leases in them, so no two runs were the same',
   },
+  {
+    seed: 4234174112,
+    what: 'simulator: clocks that differ by a factor of five were thought good enough for leases',
+  },
   { seed: 2303373496, what: 'an image whose superblock could not be read for a moment was said to be none' },
 ];

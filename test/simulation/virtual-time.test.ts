@@ -74,4 +74,14 @@ describe('virtual time', () => {
     expect(time.nowMs()).toBe(80);
     expect(fast.nowMs()).toBe(100);
   });
+
+  test('a clock that drifts can be set right, and does not jump', async () => {
+    const time = new VirtualTime();
+    const fast = new DriftingClock(time, 1.25);
+    await time.run(sleep(fast, 100));
+    fast.runTrue();
+    expect(fast.nowMs()).toBe(100);
+    await time.run(sleep(fast, 100));
+    expect([time.nowMs(), fast.nowMs()]).toEqual([180, 200]);
+  });
 });

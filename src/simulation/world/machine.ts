@@ -14,6 +14,7 @@ export class Machine {
   /** Goes a little fast or slow. */
   readonly clock: Clock;
   readonly #world: Surroundings;
+  readonly #clock: DriftingClock;
   #present: Run;
   /** What waits for the thaw, in order; undefined unless frozen. */
   #frozen: (() => void)[] | undefined;
@@ -23,11 +24,17 @@ export class Machine {
     this.#world = world;
     this.name = name;
     const clock = new DriftingClock(world.time, clockRate);
+    this.#clock = clock;
     this.clock = {
       nowMs: () => clock.nowMs(),
       setTimer: (delayMs, action) => this.#setTimer(clock, delayMs, action),
     };
     this.#present = new Run(this, 1);
+  }
+
+  /** From now on its clock runs as it should. */
+  runTrue(): void {
+    this.#clock.runTrue();
   }
 
   get isUp(): boolean {
