@@ -22,8 +22,8 @@ export interface LeafCheckContext {
 }
 
 /**
- * Checks the stored blocks of one leaf against their hashes and, with a target, writes out those that are right. When
- * cancelled it ends early, and its answer means nothing.
+ * Checks the stored blocks of one leaf against their hashes and, with a target, writes out those that are right; those
+ * that are zeros are made so on a target that is not blank. When cancelled it ends early, and its answer means nothing.
  *
  * @returns the ranges of the device that cannot be had; the target was not written there.
  * @throws CofferdamError TARGET_FULL, TARGET_WRITE_FAILED and others that a device throws
@@ -84,22 +84,19 @@ async function checkHere(
   // An image in memory never waits for anything; without a turn of the event loop nobody could cancel.
   await setImmediate();
   const faults = new Uint8Array(blocks.states.length);
-  let readBytes = 0;
   for (const [i, state] of blocks.states.entries()) {
     if (Atomics.load(cancel, 0) !== 0) break;
-    if (state === BlockState.Zero && (!target || target.isBlank)) continue;
+    if (state === BlockState.Skipped) continue;
     const { offsetBytes, lengthBytes } = byteRange(shape, firstBlock + i, 1);
     if (state === BlockState.Stored) {
       const bytes = new Uint8Array(lengthBytes);
       faults[i] = await readStoredBlock(image, shape.algorithm, blocks, i, bytes);
       if (faults[i] === BlockFault.None) await target?.device.write(offsetBytes, bytes);
-      readBytes += lengthBytes;
-    } else {
-      await target?.device.writeZeroes(offsetBytes, lengthBytes);
+      Atomics.add(counters, 1, BigInt(lengthBytes));
+    } else if (target && !target.isBlank) {
+      await target.device.writeZeroes(offsetBytes, lengthBytes);
     }
+    Atomics.add(counters, 0, BigInt(lengthBytes));
   }
-  const doneBytes = byteRange(shape, firstBlock, blocks.states.length).lengthBytes;
-  Atomics.add(counters, 0, BigInt(doneBytes));
-  Atomics.add(counters, 1, BigInt(readBytes));
   return faults;
 }

@@ -1,4 +1,4 @@
-import { fstat, ftruncate } from 'node:fs';
+import { ftruncate } from 'node:fs';
 import { unlink } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import type { Core } from '../core/core.js';
@@ -8,9 +8,6 @@ import { identityOf, openDevice } from '../devices/open.js';
 import { CofferdamError, invariant } from '../runtime/errors.js';
 import { formatBytes } from '../runtime/sizes.js';
 import { asideOf, publish } from './publish.js';
-
-/** What stat(2) counts the room of a file in. */
-const STAT_BLOCK_BYTES = 512;
 
 /**
  * Where one device is restored to. In order: `open` everything that a restore needs, so that nothing is touched if
@@ -79,16 +76,16 @@ export class RestoreTarget {
     return this.#aside === undefined;
   }
 
-  /** Empties a file that was there and gives it its size, unless it is of that size and has no holes. */
+  /** Gives a file that was there the size of the device; empties it if that is the only way to make it zero cheaply. */
   async prepare(): Promise<void> {
     if (!this.isInPlace || !(this.#device instanceof FileDevice)) return;
+    const empties = !this.#device.capabilities.fastZero;
+    if (!empties && this.#device.sizeBytes === this.sizeBytes) return;
     const fd = this.#device.nativeSource?.fd;
     invariant(fd !== undefined, 'a file has a descriptor');
-    // To write over what is there costs less than to free it and get new room; but only where no new room is needed.
-    if (await isFilled(fd, this.sizeBytes)) return;
-    await promisify(ftruncate)(fd, 0);
+    if (empties) await promisify(ftruncate)(fd, 0);
     await promisify(ftruncate)(fd, this.sizeBytes);
-    this.#isBlank = true;
+    this.#isBlank = empties;
     // A device has the size that its file had when it was opened.
     await this.#device.close();
     this.#device = await FileDevice.open(this.path, { core: this.core });
@@ -107,10 +104,4 @@ export class RestoreTarget {
     if (this.#aside !== undefined) await unlink(this.#aside).catch(() => undefined);
     this.#aside = undefined;
   }
-}
-
-/** Whether the file has this size, and room for all of it. */
-async function isFilled(fd: number, sizeBytes: number): Promise<boolean> {
-  const { size, blocks } = await promisify(fstat)(fd);
-  return size === sizeBytes && blocks * STAT_BLOCK_BYTES >= size;
 }

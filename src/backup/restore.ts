@@ -1,6 +1,7 @@
 import { fstat } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
+import { BlockState } from '../core/core.js';
 import { endOf, type ByteRange } from '../devices/byte-range.js';
 import { folderFault, makeFolder } from '../devices/folder.js';
 import { identityOf } from '../devices/open.js';
@@ -10,7 +11,7 @@ import { forEachParallel } from '../runtime/parallel.js';
 import { GiB } from '../runtime/sizes.js';
 import { mergeRanges, type BadRange } from './bad-range.js';
 import { CancelWord, throwIfCancelled } from './cancellation.js';
-import type { WalkStep } from './image/block-map.js';
+import type { LeafBlocks, WalkStep } from './image/block-map.js';
 import { findDevice, type BackupImage } from './image/image.js';
 import { byteRange } from './image/map-shape.js';
 import type { GenerationRecord } from './image/record.js';
@@ -18,6 +19,14 @@ import { checkLeaf, type LeafCheckContext } from './leaf-check.js';
 import { BorrowedPool, type JobPool } from './pool.js';
 import { Progress, type ProgressListener } from './progress.js';
 import { RestoreTarget } from './restore-target.js';
+
+/**
+ * The states of the blocks that each pass over the block map deals with. A target in place is made zero first, so that it
+ * never needs more room than what it held, or what it will hold. To write over what is left costs less than to free all
+ * of it and take new room.
+ */
+const PARTS_IN_PLACE: readonly (readonly number[])[] = [[BlockState.Zero], [BlockState.Stored]];
+const PARTS_OF_BLANK: readonly (readonly number[])[] = [[BlockState.Zero, BlockState.Stored]];
 
 /** The most that is made zero on a target between two looks at the signal. */
 const ZERO_STEP_BYTES = GiB;
@@ -146,7 +155,9 @@ async function restoreAll(
     const counters = progress.counters(id, 0);
     const context = { image, pool, shape: map.shape, target, counters, cancel: cancel.word };
     const run = new DeviceRestore(context, target, options);
-    await forEachParallel(map.walk(), pool.workers + 1, (step) => run.take(step));
+    for (const part of target.isBlank ? PARTS_OF_BLANK : PARTS_IN_PLACE) {
+      await forEachParallel(map.walk(), pool.workers + 1, (step) => run.take(step, part));
+    }
     await target.device.flush();
     devices.push({ id, path: target.path, sizeBytes: target.sizeBytes, bad: mergeRanges(run.bad) });
   }
@@ -166,19 +177,30 @@ class DeviceRestore {
     this.#options = options;
   }
 
-  async take(step: WalkStep): Promise<void> {
+  async take(step: WalkStep, part: readonly number[]): Promise<void> {
     throwIfCancelled(this.#options.signal);
     const { shape, counters } = this.#context;
     const range = byteRange(shape, step.firstBlock, step.blockCount);
-    if (step.kind === 'leaf') {
-      const found = await checkLeaf(this.#context, step.firstBlock, step.blocks);
-      throwIfCancelled(this.#options.signal);
-      for (const bad of mergeRanges(found)) await this.#skip(bad);
-      return;
+    switch (step.kind) {
+      case 'leaf':
+        return await this.#takeLeaf(step.firstBlock, onlyIn(part, step.blocks));
+      case 'zero':
+        if (!part.includes(BlockState.Zero)) return;
+        await this.#makeZero(range);
+        break;
+      case 'damage':
+        // If it can be read in the next pass, what is zero there has to be so by then.
+        if (!part.includes(BlockState.Stored)) return await this.#makeZero(range);
+        await this.#skip({ ...range, reason: step.error.message });
     }
-    if (step.kind === 'damage') await this.#skip({ ...range, reason: step.error.message });
-    else await this.#makeZero(range);
     Atomics.add(counters, 0, BigInt(range.lengthBytes));
+  }
+
+  async #takeLeaf(firstBlock: number, blocks: LeafBlocks): Promise<void> {
+    if (blocks.states.every((state) => state === BlockState.Skipped)) return;
+    const found = await checkLeaf(this.#context, firstBlock, blocks);
+    throwIfCancelled(this.#options.signal);
+    for (const bad of mergeRanges(found)) await this.#skip(bad);
   }
 
   /** Goes on past a range that cannot be restored, if that was asked for. */
@@ -205,6 +227,15 @@ class DeviceRestore {
       await this.#target.device.writeZeroes(at, Math.min(ZERO_STEP_BYTES, end - at));
     }
   }
+}
+
+/** Leaves out blocks of other states than these. */
+function onlyIn(part: readonly number[], blocks: LeafBlocks): LeafBlocks {
+  const states = new Uint8Array(new SharedArrayBuffer(blocks.states.length));
+  blocks.states.forEach((state, i) => {
+    states[i] = part.includes(state) ? state : BlockState.Skipped;
+  });
+  return { ...blocks, states };
 }
 
 /** The same error as the caller of a restore sees it; it also says what it did to targets that were there before. */

@@ -179,10 +179,16 @@ function atFolderOf(path: string, config: ClusterConfig): ClusterConfig {
     servers: config.servers.map((entry) => ({
       ...listenAt(entry),
       device: atFolder(entry.device, folder),
+      preImages: preImagesAt(entry.preImages, folder),
       control: entry.control && controlAddressAt(entry.control, folder),
     })),
     volumes: config.volumes.map(listenAt),
   };
+}
+
+function preImagesAt<T extends { directory?: string | undefined }>(preImages: T, folder: string): T {
+  const { directory } = preImages;
+  return directory === undefined ? preImages : { ...preImages, directory: resolve(folder, directory) };
 }
 
 function badConfig(

@@ -44,7 +44,8 @@ export class Snapshot implements CutSource {
   readonly #live: BlockDevice;
   readonly #saver: CopyBeforeWrite;
   readonly #onClose: () => void;
-  #broken: CofferdamError | undefined;
+  /** Why it broke. */
+  #broken: string | undefined;
   #closed = false;
 
   /**
@@ -100,16 +101,17 @@ export class Snapshot implements CutSource {
   }
 
   break(reason: string): void {
-    this.#broken ??= new CofferdamError(
-      'SNAPSHOT_BROKEN',
-      `server ${this.serverId}: the snapshot broke: ${reason}; no write was held up, the backup has to be repeated`,
-      { device: this.serverId },
-    );
+    this.#broken ??= reason;
     this.#saver.end();
   }
 
-  assertIntact(): Promise<void> {
-    return this.#broken ? Promise.reject(this.#broken) : Promise.resolve();
+  async assertIntact(): Promise<void> {
+    if (this.#broken === undefined) return;
+    throw new CofferdamError(
+      'SNAPSHOT_BROKEN',
+      `server ${this.serverId}: the snapshot broke: ${this.#broken}; no write was held up, the backup has to be repeated`,
+      { device: this.serverId },
+    );
   }
 
   async close(): Promise<void> {

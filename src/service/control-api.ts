@@ -105,6 +105,7 @@ async function createServer(context: ControlContext, token: string | undefined):
     transform: jsonSchemaTransform,
   });
   if (token !== undefined) requireToken(server, token);
+  acceptEmptyJson(server);
   server.setErrorHandler(async (error, _request, reply) => {
     const failure = failureOf(error);
     await reply.status(httpStatusOf(failure.code)).send(bodyOfError(failure));
@@ -175,4 +176,13 @@ async function listenAt(server: FastifyInstance, address: ControlAddress): Promi
       cause: error,
     });
   }
+}
+
+/** Many clients say that all they send is JSON, also where they send nothing. */
+function acceptEmptyJson(server: FastifyInstance): void {
+  const parse = server.getDefaultJsonParser('error', 'error');
+  server.addContentTypeParser<string>('application/json', { parseAs: 'string' }, (request, body, done) => {
+    if (body === '') done(null);
+    else void parse(request, body, done);
+  });
 }

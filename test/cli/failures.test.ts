@@ -229,7 +229,7 @@ describe('targets and sources', () => {
     [
       ['open', 'x', '--listen', 'nbd+unix:///?socket=no/s'],
       'DEVICE_NOT_FOUND',
-      'no/s: there is no folder no',
+      '/no/s: there is no folder /',
     ],
     [
       ['open', 'x', '--listen', 'nbd+unix:///?socket=s', '--writable', '--overlay', 'no/o'],

@@ -57,6 +57,16 @@ test('the devices are there as they were, each under its ID, and cannot be writt
   expect(stderr).toContain('cofferdam: stopping\n');
 });
 
+test('what it says of its exports can be used from any folder', async () => {
+  await using directory = temporaryDirectory();
+  await makePlainDisk(directory.file('a.img'));
+  await backUp(directory, 'a.img');
+  await using served = await startCli(['open', 'x', '--listen', 'nbd+unix:///?socket=s'], {
+    cwd: directory.path,
+  });
+  expect(served.uriOf('a')).toBe(`nbd+unix:///a?socket=${directory.file('s')}`);
+});
+
 needs('native core')('the image is only read: so may others, and nobody may write', async () => {
   await using directory = temporaryDirectory();
   await makePlainDisk(directory.file('a.img'));

@@ -1,13 +1,15 @@
 import { mkdirSync } from 'node:fs';
 import { open, readFile, stat, writeFile } from 'node:fs/promises';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 import { restore } from '#src/backup/restore';
+import { CofferdamError } from '#src/runtime/errors';
+import { Random } from '#src/runtime/random';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { differenceAt, randomBytes } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';
 import { mount } from '../support/loop-device.js';
 import { needs } from '../support/needs.js';
-import { writeGeneration } from './support/generations.js';
+import { randomDevice, writeGeneration } from './support/generations.js';
 import { bench, setUp } from './support/stores.js';
 
 /** A device of so many bytes, the first of which are random and the others zeros. */
@@ -65,3 +67,28 @@ test.each(bench)('a restore onto a file without holes leaves nothing of it (%s)'
   await restore(image, { targets: new Map([['a', path]]), force: true, pool });
   expect(differenceAt(await readFile(path), bytes)).toBeUndefined();
 });
+
+// With the portable core the file is emptied, and its map is read once.
+test.each(bench.filter((kind) => kind !== 'portable'))(
+  'a restore onto a file leaves nothing of it where the map could not be read at first (%s)',
+  async (kind) => {
+    await using tools = await setUp(kind);
+    const { image, pool, directory, store } = tools;
+    const content = randomDevice(new Random(1), 'a', 4 * MiB - 9, 4 * KiB, 0.5);
+    await writeGeneration(image, [content]);
+    const node = await image.blockMap(await image.record(1), 'a').node(0, 3);
+    const read = store.read.bind(store);
+    let reads = 0;
+    vi.spyOn(store, 'read').mockImplementation(async (offsetBytes, into) => {
+      if (offsetBytes === node?.place.offset && ++reads === 1) {
+        throw new CofferdamError('DEVICE_IO', 'the medium failed for a moment');
+      }
+      await read(offsetBytes, into);
+    });
+    const path = directory.file('disk');
+    await writeFile(path, randomBytes(4 * MiB, 1));
+    await restore(image, { targets: new Map([['a', path]]), pool, force: true });
+    expect(reads).toBe(2);
+    expect(differenceAt(await readFile(path), content.bytes)).toBeUndefined();
+  },
+);

@@ -1,7 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import type { ClusterInput } from '#src/servers/cluster-config';
-import { openCluster } from 'cofferdam';
+import { openCluster, readClusterFile } from 'cofferdam';
 import { temporaryDirectory } from '../support/directory.js';
 
 const memory = (id: string): { id: string; device: { kind: 'memory'; size: string } } => ({
@@ -22,6 +22,33 @@ test('a file that was made when a cluster was first opened is there when it is o
   const bytes = Buffer.alloc(4);
   await cluster.client('a').read(100, bytes);
   expect(bytes.toString()).toBe('kept');
+});
+
+test('the paths of a file are relative to its folder', async () => {
+  await using directory = temporaryDirectory();
+  const path = directory.file('cluster.yaml');
+  await writeFile(
+    path,
+    `servers:
+  - id: a
+    device: { kind: file, path: a.img }
+    listen: nbd+unix:///?socket=a.sock
+    control: a-control.sock
+    preImages: { directory: spill }
+`,
+  );
+  expect(await readClusterFile(path)).toMatchObject({
+    listen: { address: { path: directory.file('cofferdam.sock') } },
+    control: { path: directory.file('cofferdam-control.sock') },
+    servers: [
+      {
+        device: { path: directory.file('a.img') },
+        listen: { address: { path: directory.file('a.sock') } },
+        control: { path: directory.file('a-control.sock') },
+        preImages: { directory: directory.file('spill') },
+      },
+    ],
+  });
 });
 
 describe('a configuration', () => {

@@ -64,6 +64,8 @@ describe('requests that make no sense', () => {
     ['events of an unknown job', 'GET', '/v1/backups/7/events', undefined, 404, 'UNKNOWN_JOB'],
     ['an unknown snapshot', 'DELETE', '/v1/snapshots/x', undefined, 404, 'UNKNOWN_SNAPSHOT'],
     ['an unknown fault', 'DELETE', '/v1/faults/1', undefined, 404, 'UNKNOWN_FAULT'],
+    ['an unknown fault, with JSON of no length', 'DELETE', '/v1/faults/1', '', 404, 'UNKNOWN_FAULT'],
+    ['JSON of no length where there are fields', 'POST', '/v1/snapshots', '', 400, 'BAD_ARGUMENT'],
     [
       'an epoch that is no number',
       'POST',

@@ -1,5 +1,5 @@
 import { Option, type Command } from 'commander';
-import { parseListenUri, type NbdUri } from '../../nbd/uri.js';
+import { nbdUriAt, parseListenUri, type NbdUri } from '../../nbd/uri.js';
 import { CofferdamError } from '../../runtime/errors.js';
 import { OpenedGeneration } from '../../service/opened-generation.js';
 import { filled, generation } from '../arguments.js';
@@ -57,7 +57,7 @@ async function run(image: string, flags: Flags, context: CommandContext): Promis
   await using opened = await OpenedGeneration.open({
     image,
     generation: flags.generation,
-    listen: flags.listen,
+    listen: nbdUriAt(flags.listen, process.cwd()),
     overlay: flags.overlay,
     onDamage: (message) => output.note(`cofferdam: warning: ${message}`),
   });
