@@ -4,6 +4,7 @@ import { barrierMutants } from './mutants/barrier.js';
 import { cutMutants } from './mutants/cut.js';
 import { deviceMutants } from './mutants/devices.js';
 import { imageMutants } from './mutants/image.js';
+import { restoreMutants } from './mutants/restore.js';
 import { serverMutants } from './mutants/server.js';
 import { serviceMutants } from './mutants/service.js';
 import { snapshotMutants } from './mutants/snapshot.js';
@@ -17,5 +18,6 @@ export const mutants: readonly Mutant[] = [
   ...backupMutants,
   ...serviceMutants,
   ...imageMutants,
+  ...restoreMutants,
   ...deviceMutants,
 ];
