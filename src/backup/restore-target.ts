@@ -79,10 +79,11 @@ export class RestoreTarget {
   /** Gives a file that was there the size of the device; empties it if that is the only way to make it zero cheaply. */
   async prepare(): Promise<void> {
     if (!this.isInPlace || !(this.#device instanceof FileDevice)) return;
-    const empties = !this.#device.capabilities.fastZero;
-    if (!empties && this.#device.sizeBytes === this.sizeBytes) return;
     const fd = this.#device.nativeSource?.fd;
     invariant(fd !== undefined, 'a file has a descriptor');
+    // Whether its file system makes holes in files, only trying tells: behind the end, where there is nothing to lose.
+    const empties = !(await this.core.zeroRange(fd, this.#device.sizeBytes, 1, true));
+    if (!empties && this.#device.sizeBytes === this.sizeBytes) return;
     if (empties) await promisify(ftruncate)(fd, 0);
     await promisify(ftruncate)(fd, this.sizeBytes);
     this.#isBlank = empties;

@@ -158,6 +158,8 @@ async function restoreAll(
     for (const part of target.isBlank ? PARTS_OF_BLANK : PARTS_IN_PLACE) {
       await forEachParallel(map.walk(), pool.workers + 1, (step) => run.take(step, part));
     }
+    // What could be read in one pass only was counted in part, or twice.
+    Atomics.store(counters, 0, BigInt(target.sizeBytes));
     await target.device.flush();
     devices.push({ id, path: target.path, sizeBytes: target.sizeBytes, bad: mergeRanges(run.bad) });
   }
@@ -190,7 +192,7 @@ class DeviceRestore {
         break;
       case 'damage':
         // If it can be read in the next pass, what is zero there has to be so by then.
-        if (!part.includes(BlockState.Stored)) return await this.#makeZero(range);
+        if (this.#options.skipBad && !part.includes(BlockState.Stored)) return await this.#makeZero(range);
         await this.#skip({ ...range, reason: step.error.message });
     }
     Atomics.add(counters, 0, BigInt(range.lengthBytes));
