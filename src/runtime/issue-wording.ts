@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import type { z } from 'zod';
 
 /**
@@ -73,6 +74,7 @@ function nameOf(type: string): string {
 function shown(input: unknown): string {
   if (input === null) return 'null';
   if (typeof input === 'object') return Array.isArray(input) ? 'a list' : 'an object';
-  const text = JSON.stringify(input);
+  // Numbers that JSON has not, and functions, come from programs.
+  const text = typeof input === 'string' ? JSON.stringify(input) : inspect(input);
   return text.length > 60 ? `${text.slice(0, 60)}...` : text;
 }

@@ -103,6 +103,13 @@ describe('a configuration', () => {
     ['an ID that is a path', { servers: [memory('../a')] }, /servers\.0\.id/],
     ['an ID twice', { servers: [memory('a'), memory('a')] }, /the ID a is used twice/],
     ['nothing at all', undefined, /the whole/],
+    ['a number that JSON has not', { servers: [{ ...memory('a'), id: 5n }] }, /id: must be text, not 5n$/],
+    [
+      'no number at all',
+      { servers: [{ ...memory('a'), volatileCache: NaN }] },
+      /volatileCache: must be true or false, not NaN$/,
+    ],
+    ['a function', { servers: [() => 7] }, /servers\.0: must be an object, not \[Function/],
   ] as const)('with %s is refused', async ([, config, message]) => {
     const refused = openCluster(config as never);
     await expect(refused).rejects.toMatchObject({
