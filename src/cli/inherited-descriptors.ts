@@ -35,14 +35,23 @@ export function inheritedDescriptor(option: string): (text: string) => number {
 
 function openDescriptors(): Map<number, Stats> {
   const found = new Map<number, Stats>();
-  for (const name of readdirSync('/dev/fd')) {
+  for (const fd of candidates()) {
     try {
-      found.set(Number(name), fstatSync(Number(name)));
+      found.set(fd, fstatSync(fd));
     } catch {
       // The descriptor that listed them is closed again.
     }
   }
   return found;
+}
+
+/** Where the system does not list them, as without /proc, those that a shell can open are tried one by one. */
+function candidates(): number[] {
+  try {
+    return readdirSync('/dev/fd').map(Number);
+  } catch {
+    return [...Array(256).keys()];
+  }
 }
 
 /** Node has opened some itself by now: what is of no type that a shell can open, and pipes to itself. */

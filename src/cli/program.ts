@@ -47,7 +47,8 @@ export async function createProgram(words: readonly string[], context: CommandCo
   program.exitOverride((error) => {
     throw usageError(error, program);
   });
-  const first = words.find((word) => !word.startsWith('-')) ?? '';
+  // What an option before it asks for, such as help, may be about all of them.
+  const [first = ''] = words;
   const needed = Object.hasOwn(commands, first) ? [first] : Object.keys(commands);
   for (const name of needed) (await commands[name]?.())?.(program, context);
   return program;

@@ -236,6 +236,18 @@ test.each([
   expect(ready.match(/^READY$/gm)).toHaveLength(1);
 });
 
+needs('root', 'unshare')('--ready-fd takes what a shell hands over where there is no /proc', async () => {
+  await using directory = temporaryDirectory();
+  const cluster = await clusterFile(directory, twoServers);
+  const script =
+    'mount -t tmpfs none /proc; "$@" 3>ready & until grep -qs READY ready; do sleep 0.05; done; kill $!; wait $!';
+  const args = [process.execPath, program, 'serve', cluster, '--ready-fd', '3'];
+  const result = await runProcess('unshare', ['--mount', 'bash', '-c', script, 'bash', ...args], {
+    cwd: directory.path,
+  });
+  expect(result).toMatchObject({ exitCode: 0, stderr: 'cofferdam: stopping\n' });
+});
+
 test('--ready-fd refuses what is open for reading only', async () => {
   await using directory = temporaryDirectory();
   const cluster = await clusterFile(directory, twoServers);

@@ -35,6 +35,11 @@ describe('help', () => {
     expect(result.stdout).toContain('Exit codes:');
   });
 
+  test('of the whole lists all commands beside one that is named', async () => {
+    const [whole, beside] = await Promise.all([runCli(['--help']), runCli(['--help', 'list'])]);
+    expect(beside).toEqual(whole);
+  });
+
   test('the version is the one of the package', async () => {
     const result = await runCli(['--version']);
     expectDone(result);
