@@ -72,7 +72,10 @@ test.each(bench)('a restore onto a file without holes leaves nothing of it (%s)'
 
 // With the portable core the file is emptied, and its map is read once.
 describe.each(bench.filter((kind) => kind !== 'portable'))('a restore onto a file through %s', (kind) => {
-  test.each([1, 2])('leaves nothing of it where the map could not be read at time %d', async (badTime) => {
+  test.each([
+    ['at first', 1],
+    ['the second time', 2],
+  ])('leaves nothing of it where the map could not be read %s', async (_, badTime) => {
     await using tools = await setUp(kind);
     const { image, pool, directory, store } = tools;
     const content = randomDevice(new Random(1), 'a', 4 * MiB - 9, 4 * KiB, 0.5);

@@ -17,11 +17,20 @@ export const restoreMutants: readonly Mutant[] = [
     file: 'backup/restore.ts',
     edits: [
       [
-        'if (!part.includes(BlockState.Stored)) return await this.#makeZero(range);',
-        'if (!part.includes(BlockState.Stored)) return;',
+        '!part.includes(BlockState.Stored)) return await this.#makeZero(range);',
+        '!part.includes(BlockState.Stored)) return;',
       ],
     ],
     killer: unreadAtFirst,
+  },
+  {
+    name: 'a restore makes zero what it then says that it cannot restore',
+    file: 'backup/restore.ts',
+    edits: [['if (this.#options.skipBad && !part', 'if (!part']],
+    killer: {
+      test: 'test/image/restore-room.test.ts',
+      name: 'leaves it as it was if nothing can be restored',
+    },
   },
   {
     name: 'a restore leaves what was there where the device is zero',
