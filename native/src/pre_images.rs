@@ -199,6 +199,11 @@ impl<'m> PreImages<'m> {
         }
     }
 
+    /// How many blocks the device has.
+    pub fn blocks(&self) -> usize {
+        self.shape.blocks()
+    }
+
     /// From now on nothing is saved.
     pub fn end(&self) {
         self.is_over.store(true, SeqCst);

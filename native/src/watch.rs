@@ -89,6 +89,16 @@ impl Watcher {
         self.preserve(range, Patience::Reading, read).map(drop)
     }
 
+    /// Blocks of the device, of which there may be more than 32 bits can count.
+    fn blocks(&self, first: f64, count: f64) -> Result<Range<usize>, Failure> {
+        let first = whole(first, "firstBlock")?;
+        let end = first + whole(count, "blockCount")?;
+        if end > self.pre_images.blocks() as u64 {
+            return Err(Failure::bad_argument("blocks beyond the end of the device"));
+        }
+        Ok(first as usize..end as usize)
+    }
+
     /// A range within the device.
     fn range(&self, offset_bytes: f64, length_bytes: f64) -> Result<Range<u64>, Failure> {
         let range = range(offset_bytes, length_bytes)?;
@@ -259,11 +269,13 @@ impl NativePreImages {
     }
 
     #[napi(catch_unwind)]
-    pub fn free(&self, first_block: u32, block_count: u32) {
-        if let Some(watcher) = self.watcher() {
-            let (first, count) = (first_block as usize, block_count as usize);
-            watcher.pre_images.free(first..first + count);
-        }
+    pub fn free(&self, first_block: f64, block_count: f64) -> Option<FailureObject> {
+        let watcher = self.watcher()?;
+        let blocks = watcher.blocks(first_block, block_count);
+        blocks
+            .map(|blocks| watcher.pre_images.free(blocks))
+            .err()
+            .map(FailureObject::from)
     }
 
     #[napi]

@@ -68,7 +68,7 @@ interface PreImagesBinding {
   preserveNow(offsetBytes: number, lengthBytes: number): boolean | Failure;
   preserve(offsetBytes: number, lengthBytes: number): Promise<null | Failure>;
   restore(offsetBytes: number, into: Uint8Array): Promise<null | Failure>;
-  free(firstBlock: number, blockCount: number): void;
+  free(firstBlock: number, blockCount: number): null | Failure;
   end(): void;
   close(): Promise<null | Failure>;
   readonly passed: number;
@@ -142,7 +142,9 @@ class Watching implements NativeWatch {
       restore: async (offsetBytes, into) => {
         resultOf(await preImages.restore(offsetBytes, into));
       },
-      free: (firstBlock, blockCount) => preImages.free(firstBlock, blockCount),
+      free: (firstBlock, blockCount) => {
+        resultOf(preImages.free(firstBlock, blockCount));
+      },
       end: () => preImages.end(),
       close: async () => {
         resultOf(await preImages.close());

@@ -9,6 +9,9 @@ import { limitReached, limitsOf, type PreImageLimits } from './pre-image-limits.
 /** The most that is saved at once: more would keep others from their turn. */
 const TURN_BYTES = MiB;
 
+/** The most that a thread of libuv's pool saves at once: there are few of them, and others wait for one. */
+const TASK_BYTES = 4 * MiB;
+
 /**
  * Copy-before-write that native threads do for their own writes, and JavaScript here for all others
  * (`native/src/pre_images.rs`).
@@ -51,8 +54,11 @@ export class NativeSaver implements CopyBeforeWrite {
 
   async preserve(offsetBytes: number, lengthBytes: number): Promise<void> {
     if (lengthBytes <= TURN_BYTES && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;
+    const endBytes = offsetBytes + lengthBytes;
     try {
-      await this.#wait(this.#preImages.preserve(offsetBytes, lengthBytes));
+      for (let from = offsetBytes; from < endBytes; from += TASK_BYTES) {
+        await this.#wait(this.#preImages.preserve(from, Math.min(TASK_BYTES, endBytes - from)));
+      }
     } catch (error) {
       throw isCofferdamError(error, 'TARGET_FULL') ? limitReached(this.#limits) : error;
     }

@@ -1,6 +1,6 @@
 import { tmpdir } from 'node:os';
 import { CofferdamError } from '../runtime/errors.js';
-import { formatBytes, GiB, MiB } from '../runtime/sizes.js';
+import { checkedBytes, formatBytes, GiB, MiB } from '../runtime/sizes.js';
 
 export interface PreImageLimits {
   /** How many bytes of pre-images one snapshot keeps in memory. Default 64 MiB. */
@@ -11,10 +11,11 @@ export interface PreImageLimits {
   directory?: string;
 }
 
+/** @throws CofferdamError BAD_ARGUMENT for what is not a whole number of bytes. */
 export function limitsOf(limits: PreImageLimits): Required<PreImageLimits> {
   return {
-    memoryBytes: limits.memoryBytes ?? 64 * MiB,
-    spillBytes: limits.spillBytes ?? GiB,
+    memoryBytes: checkedBytes(limits.memoryBytes ?? 64 * MiB, 'preImages.memoryBytes'),
+    spillBytes: checkedBytes(limits.spillBytes ?? GiB, 'preImages.spillBytes'),
     directory: limits.directory ?? tmpdir(),
   };
 }

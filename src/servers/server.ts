@@ -16,7 +16,7 @@ import type {
 } from './control.js';
 import { HeldSource } from './held-source.js';
 import { Shut } from './native-gate.js';
-import type { PreImageLimits } from './pre-image-limits.js';
+import { limitsOf, type PreImageLimits } from './pre-image-limits.js';
 import { ServedDevice } from './served-device.js';
 import { Snapshot } from './snapshot.js';
 
@@ -60,13 +60,15 @@ export class StorageServer implements ServerControl, AsyncDisposable {
   #boots = 0;
   #down: CofferdamError | undefined;
 
+  /** @throws CofferdamError BAD_ARGUMENT for limits that are not whole numbers of bytes. */
   constructor(options: StorageServerOptions) {
     this.id = options.id;
     this.identities = options.identities ?? [];
     this.#device = options.device;
     this.#cache = options.cache;
     this.#clock = options.clock ?? realClock;
-    this.#preImages = options.preImages ?? {};
+    // Checked now, not under the barrier of a cut.
+    this.#preImages = limitsOf(options.preImages ?? {});
     this.#barrier = new WriteBarrier(options.id, this.#clock);
     this.client = this.newClient();
   }

@@ -46,13 +46,14 @@ export class Snapshot implements CutSource {
   readonly #onClose: () => void;
   /** Why it broke. */
   #broken: string | undefined;
-  #closed = false;
+  #closing: Promise<void> | undefined;
 
   /**
    * From its return on native threads preserve what they change.
    *
    * @param live the device, on which no write is in flight now.
    * @param selected the blocks wanted; the others need no pre-images. Absent: all of them.
+   * @param onClose called when it is closed and uses the device no more.
    */
   constructor(
     readonly serverId: string,
@@ -114,12 +115,10 @@ export class Snapshot implements CutSource {
     );
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.break('it was closed');
-    this.#onClose();
-    await this.#saver[Symbol.asyncDispose]();
+  /** May be called again; every call resolves when nothing uses the device for it any more. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -152,6 +151,15 @@ export class Snapshot implements CutSource {
       }
     }
     return result;
+  }
+
+  async #close(): Promise<void> {
+    this.break('it was closed');
+    try {
+      await this.#saver[Symbol.asyncDispose]();
+    } finally {
+      this.#onClose();
+    }
   }
 
   *#blocksOf(

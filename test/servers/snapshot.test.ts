@@ -5,7 +5,7 @@ import { FileDevice } from '#src/devices/file';
 import { MemoryDevice } from '#src/devices/memory';
 import { openDevice } from '#src/devices/open';
 import { Random } from '#src/runtime/random';
-import { MiB } from '#src/runtime/sizes';
+import { KiB, MiB } from '#src/runtime/sizes';
 import type { CutRequest, CutSource } from '#src/servers/control';
 import type { PreImageLimits } from '#src/servers/pre-image-limits';
 import { StorageServer } from '#src/servers/server';
@@ -228,6 +228,41 @@ describe.each(kinds)('a snapshot of $name', ({ open }) => {
     expect(others).toBeGreaterThan(32);
   });
 
+  test('leaves threads to others while long requests are saved', async () => {
+    const device = await open(1024 * MiB);
+    await using server = start(device);
+    await using directory = temporaryDirectory({ inMemory: true });
+    await using other = await FileDevice.open(directory.file('other'), { create: { sizeBytes: 1 } });
+    await using source = await snapshot(server);
+    // More than there are threads in libuv's pool.
+    const trims = Array.from({ length: 8 }, (_, i) => server.client.trim(i * 128 * MiB, 128 * MiB));
+    let isTrimming = true;
+    const first = Promise.race(trims).finally(() => (isTrimming = false));
+    let others = 0;
+    for (; isTrimming; others++) await other.read(0, new Uint8Array(1));
+    await Promise.all([first, ...trims]);
+    await source.assertIntact();
+    expect(others).toBeGreaterThan(8);
+  });
+
+  test('is done with the device before its server closes it, also when it is closed already', async () => {
+    const device = await open(4 * MiB);
+    const server = start(device);
+    const source = await snapshot(server);
+    const order: string[] = [];
+    const close = device.close.bind(device);
+    device.close = () => {
+      order.push('device');
+      return close();
+    };
+    const trim = expect(server.client.trim(0, 4 * MiB)).rejects.toMatchObject({ code: 'DEVICE_CLOSED' });
+    const closing = source.close().then(() => order.push('snapshot'));
+    const again = source.close().then(() => order.push('snapshot'));
+    await Promise.all([closing, again, server.close()]);
+    expect(order).toEqual(['snapshot', 'snapshot', 'device']);
+    await trim;
+  });
+
   test('breaks at its limit, and the write goes on', async () => {
     await using directory = temporaryDirectory();
     const device = await open(16 * BLOCK);
@@ -363,6 +398,26 @@ describe('a snapshot', () => {
       expect(await server.status()).toMatchObject({ barrierUp: false, epoch: 0 });
     },
   );
+
+  test('is of any size: blocks are counted in more than 32 bits', async () => {
+    await using directory = temporaryDirectory({ inMemory: true });
+    const sizeBytes = 2 ** 32 * BLOCK + 64 * KiB;
+    await using server = start(await FileDevice.open(directory.file('a.img'), { create: { sizeBytes } }));
+    await server.client.write(0, filled(1, BLOCK));
+    await using source = await snapshot(server);
+    await server.client.write(0, filled(2, BLOCK));
+    // In 32 bits it would be the first one.
+    source.markCopied(2 ** 32, 1);
+    const byte = new Uint8Array(1);
+    await source.device.read(0, byte);
+    expect(byte[0]).toBe(1);
+  });
+
+  test.each([-1, 1.5, NaN, Infinity, 2 ** 53])('has no limit of %d bytes', (bytes) => {
+    for (const limits of [{ memoryBytes: bytes }, { spillBytes: bytes }]) {
+      expect(() => start(new MemoryDevice(BLOCK), limits)).toThrow(/is not a whole number of bytes/);
+    }
+  });
 
   test('breaks when the old content cannot be read, and the write goes on', async () => {
     const device = new GatedDevice(4 * BLOCK);
