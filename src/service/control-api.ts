@@ -9,7 +9,7 @@ import { realClock, type Clock } from '../runtime/clock.js';
 import { CofferdamError } from '../runtime/errors.js';
 import { formatControlAddress, type ControlAddress } from '../servers/control-address.js';
 import { BackupJobs } from './backup-jobs.js';
-import { withZod, type ControlContext } from './control-context.js';
+import { refuseBodyOfNoUse, withZod, type ControlContext } from './control-context.js';
 import { bodyOfError, httpStatusOf } from './error-body.js';
 import { FaultTable } from './fault-table.js';
 import { RemoteCuts } from './remote-cuts.js';
@@ -106,6 +106,7 @@ async function createServer(context: ControlContext, token: string | undefined):
   });
   if (token !== undefined) requireToken(server, token);
   acceptEmptyJson(server);
+  server.addHook('preValidation', refuseBodyOfNoUse);
   server.setErrorHandler(async (error, _request, reply) => {
     const failure = failureOf(error);
     await reply.status(httpStatusOf(failure.code)).send(bodyOfError(failure));

@@ -1,6 +1,6 @@
-import type { FastifyInstance } from 'fastify';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { serializerCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
-import type { z } from 'zod';
+import { z } from 'zod';
 import { CofferdamError } from '../runtime/errors.js';
 import { inWords, issueInWords } from '../runtime/issue-wording.js';
 import type { BackupJobs } from './backup-jobs.js';
@@ -47,6 +47,25 @@ interface Route {
   schema: z.ZodType;
   method: string;
   url: string;
+}
+
+const noFields = z.strictObject({}).nullish();
+
+/**
+ * Before a request is validated: fastify leaves out whatever is sent to a route that says nothing of a body.
+ *
+ * @throws CofferdamError BAD_ARGUMENT
+ */
+export async function refuseBodyOfNoUse({
+  body,
+  is404,
+  method,
+  routeOptions,
+}: FastifyRequest): Promise<void> {
+  const { schema, url = '' } = routeOptions;
+  if (is404 || schema?.body !== undefined) return;
+  const answer = validatorOf({ schema: noFields, method, url })(body);
+  if ('error' in answer) throw answer.error;
 }
 
 /** For the responses of every route. */

@@ -122,6 +122,21 @@ describe('a request with a field that there is not does nothing, and is told whi
   });
 });
 
+test('a request that has no fields does nothing if it is sent some', async () => {
+  await using served = await serveCluster({ servers: [memory('a'), memory('b')] });
+  const { client } = served;
+  await client.get(anything, post('/v1/snapshots', { name: 'noon' }));
+  const drop = (body: object): Promise<void> =>
+    client.send({ method: 'DELETE', path: '/v1/snapshots/noon', body });
+  await expect(drop({ servers: ['a'] })).rejects.toMatchObject({
+    code: 'BAD_ARGUMENT',
+    message: 'DELETE /v1/snapshots/:name: there is no field servers',
+  });
+  expect((await client.status()).snapshots).toMatchObject([{ name: 'noon', broken: null }]);
+  await drop({});
+  expect((await client.status()).snapshots).toEqual([]);
+});
+
 test.each([
   ['/v1/snapshots', {}, 'name: is missing'],
   ['/v1/snapshots', { name: 'a/b' }, 'name: cannot name a snapshot: use 1 to 64 of'],
