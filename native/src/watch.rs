@@ -156,7 +156,8 @@ impl NativeWatch {
         Self::default()
     }
 
-    /// Begins a snapshot. JavaScript keeps its words, and the device open, until `close` has resolved.
+    /// Begins a snapshot. JavaScript keeps its words, and the device open, until `close`, and what it asked for before
+    /// that, has resolved.
     #[napi(catch_unwind)]
     pub fn begin(&self, arguments: SnapshotArguments) -> Answer<NativePreImages> {
         answer(self.begin_snapshot(&arguments))
@@ -210,8 +211,9 @@ fn lasting(
     bits: usize,
 ) -> Result<SharedBitmap<'static>, Failure> {
     let words = words.shared();
-    // SAFETY: JavaScript keeps them until `close` has resolved, after which nobody looks at them; and where it ends before
-    // that, they go after the threads of all connections and the tasks of libuv's pool have ended.
+    // SAFETY: JavaScript keeps them until `close`, and what it asked for before that, has resolved; after that nobody
+    // looks at them. Where it ends before that, they go after the threads of all connections and the tasks of libuv's
+    // pool have ended.
     let words: &'static [AtomicU32] = unsafe { &*std::ptr::from_ref(words) };
     let bitmap = SharedBitmap::new(words);
     if bitmap.capacity() < bits {

@@ -185,7 +185,10 @@ export interface NativeWatch {
   begin(snapshot: WatchedSnapshot): NativePreImages;
 }
 
-/** A snapshot; its words, and the device, stay until {@link NativePreImages.close} has resolved. */
+/**
+ * A snapshot; its words, and the device, stay until {@link NativePreImages.close}, and what was asked for before that, has
+ * resolved.
+ */
 export interface WatchedSnapshot {
   deviceFd: number;
   deviceSizeBytes: number;

@@ -3,7 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import type { NativePreImages } from '#src/core/core';
 import { loadCore } from '#src/core/load';
-import { Command } from '#src/nbd/protocol';
+import { Command, CommandFlag } from '#src/nbd/protocol';
 import { Random } from '#src/runtime/random';
 import { KiB, MiB } from '#src/runtime/sizes';
 import type { CutRequest, CutSource } from '#src/servers/control';
@@ -88,6 +88,20 @@ function randomWrites(random: Random, count: number): WireRequest[] {
   });
 }
 
+/** The same, but some are such as JavaScript makes, or clear a range of that length. */
+function randomChanges(random: Random, count: number): WireRequest[] {
+  return randomWrites(random, count).map((write) => {
+    const { cookie = 0n, offset = 0, payload: { length } = new Uint8Array() } = write;
+    const special: WireRequest[] = [
+      { ...write, flags: CommandFlag.Fua },
+      { command: Command.Trim, cookie, offset, length },
+      { command: Command.WriteZeroes, cookie, offset, length },
+      { command: Command.WriteZeroes, cookie, offset, length, flags: CommandFlag.NoHole },
+    ];
+    return random.chance(0.1) ? random.pick(special) : write;
+  });
+}
+
 /** Makes writes, each after the one before; answers how many went through JavaScript. */
 async function writeAll(site: Site, wire: Wire, writes: readonly WireRequest[]): Promise<number> {
   site.device.log.length = 0;
@@ -108,7 +122,7 @@ async function expectAsOfTheCut({ source, content }: Cut, why: string): Promise<
 }
 
 nativeTest(
-  'every live snapshot shows its own cut, whatever native threads write meanwhile',
+  'every live snapshot shows its own cut, whatever native threads and JavaScript write meanwhile',
   async () => {
     const seed = testSeed();
     const random = new Random(seed);
@@ -122,8 +136,9 @@ nativeTest(
         // One that comes while the others are live.
         if (step === 3) some.push(await connect(site.server));
         const counts = some.map(countReplies);
-        for (const wire of some) wire.send(...randomWrites(random, 60));
-        if (random.chance(0.5)) live.push(await cut(site));
+        for (const wire of some) wire.send(...randomChanges(random, 60));
+        const blockSizeBytes = random.pick([UNIT, 3 * UNIT, BLOCK, 2 * MiB]);
+        if (random.chance(0.5)) live.push(await cut(site, { blockSizeBytes }));
         await Promise.all(live.map((each) => expectAsOfTheCut(each, why)));
         if (live.length > 2) await live.splice(random.below(3), 1)[0]?.source.close();
         await expect

@@ -30,6 +30,13 @@ enum Wrong {
     WriteBeforeBits,
 }
 
+/// Where there is room for the pre-image.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    InMemory,
+    InFile,
+}
+
 /// A server with a device, and all that its threads share.
 struct Server {
     device: OpenFile,
@@ -40,7 +47,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(wrong: Wrong) -> Self {
+    fn new(wrong: Wrong, keep: Keep) -> Self {
         // Nobody knows how long they are used; a model has few of them.
         let words = || SharedBitmap::new(Box::leak(Box::new([AtomicU32::new(0)])));
         let marks = Marks {
@@ -53,9 +60,10 @@ impl Server {
             units_per_block: 1,
         };
         let limits = Limits {
-            units_in_memory: 1,
-            units_spilled: 0,
-            directory: "/".into(),
+            units_in_memory: if keep == Keep::InMemory { 1 } else { 0 },
+            // Two threads may have it on their way there.
+            units_spilled: if keep == Keep::InFile { 2 } else { 0 },
+            directory: std::env::temp_dir(),
         };
         Server {
             device: OpenFile::of(&[AT_THE_CUT]),
@@ -130,14 +138,14 @@ impl Server {
     }
 }
 
-fn explore(name: &str, wrong: Wrong, writers: usize, look: fn(&Server) -> [u8; 2]) {
+fn explore(name: &str, (wrong, keep): (Wrong, Keep), writers: usize, look: fn(&Server) -> [u8; 2]) {
     let runs = std::sync::Arc::new(AtomicUsize::new(0));
     let counted = runs.clone();
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(INTERRUPTIONS);
     model.check(move || {
         counted.fetch_add(1, Relaxed);
-        let server = Arc::new(Server::new(wrong));
+        let server = Arc::new(Server::new(wrong, keep));
         for half in 0..writers {
             let server = server.clone();
             loom::thread::spawn(move || server.write(half));
@@ -154,33 +162,78 @@ fn explore(name: &str, wrong: Wrong, writers: usize, look: fn(&Server) -> [u8; 2
 
 #[test]
 fn a_write_and_a_copy() {
-    explore("a write and a copy", Wrong::Nothing, 1, Server::copy);
+    explore(
+        "a write and a copy",
+        (Wrong::Nothing, Keep::InMemory),
+        1,
+        Server::copy,
+    );
 }
 
 #[test]
 fn a_write_and_a_read() {
-    explore("a write and a read", Wrong::Nothing, 1, Server::read);
+    explore(
+        "a write and a read",
+        (Wrong::Nothing, Keep::InMemory),
+        1,
+        Server::read,
+    );
 }
 
 #[test]
 fn two_writes_and_a_copy() {
-    explore("two writes and a copy", Wrong::Nothing, 2, Server::copy);
+    explore(
+        "two writes and a copy",
+        (Wrong::Nothing, Keep::InMemory),
+        2,
+        Server::copy,
+    );
 }
 
 #[test]
 fn two_writes_and_a_read() {
-    explore("two writes and a read", Wrong::Nothing, 2, Server::read);
+    explore(
+        "two writes and a read",
+        (Wrong::Nothing, Keep::InMemory),
+        2,
+        Server::read,
+    );
+}
+
+#[test]
+fn two_spilled_writes_and_a_copy() {
+    explore(
+        "two spilled writes and a copy",
+        (Wrong::Nothing, Keep::InFile),
+        2,
+        Server::copy,
+    );
+}
+
+#[test]
+fn two_spilled_writes_and_a_read() {
+    explore(
+        "two spilled writes and a read",
+        (Wrong::Nothing, Keep::InFile),
+        2,
+        Server::read,
+    );
 }
 
 #[test]
 #[should_panic(expected = "not as of the cut")]
 fn wrong_with_a_write_before_the_bits() {
-    explore("", Wrong::WriteBeforeBits, 1, Server::copy);
+    explore(
+        "",
+        (Wrong::WriteBeforeBits, Keep::InMemory),
+        1,
+        Server::copy,
+    );
 }
 
 #[test]
 #[should_panic(expected = "not as of the cut")]
 fn wrong_if_nothing_orders_the_bits_and_the_write() {
     take_fences_out();
-    explore("", Wrong::Nothing, 1, Server::read);
+    explore("", (Wrong::Nothing, Keep::InMemory), 1, Server::read);
 }
