@@ -17,6 +17,7 @@ export class RestoreTarget {
   #device: BlockDevice;
   #aside: string | undefined;
   #isBlank: boolean;
+  #isOverwritten = false;
 
   private constructor(
     readonly path: string,
@@ -71,14 +72,16 @@ export class RestoreTarget {
     return this.#isBlank;
   }
 
-  /** What it held is lost, in part or wholly, once it is prepared, however the restore goes on. */
-  get isInPlace(): boolean {
-    return this.#aside === undefined;
+  /** What it held is lost, in part or wholly, however the restore goes on. */
+  get isOverwritten(): boolean {
+    return this.#isOverwritten;
   }
 
   /** Gives a file that was there the size of the device; empties it if that is the only way to make it zero cheaply. */
   async prepare(): Promise<void> {
-    if (!this.isInPlace || !(this.#device instanceof FileDevice)) return;
+    if (this.#aside !== undefined) return;
+    this.#isOverwritten = true;
+    if (!(this.#device instanceof FileDevice)) return;
     const fd = this.#device.nativeSource?.fd;
     invariant(fd !== undefined, 'a file has a descriptor');
     // Whether its file system makes holes in files, only trying tells: behind the end, where there is nothing to lose.

@@ -75,19 +75,17 @@ export async function restore(image: BackupImage, options: RestoreOptions): Prom
   await checkTargets(image, paths);
 
   const targets = new Map<string, RestoreTarget>();
-  let inPlace: string[] = [];
   try {
     for (const [id, path] of paths) {
       const { sizeBytes } = findDevice(record, id);
       targets.set(id, await RestoreTarget.open(path, sizeBytes, options.force ?? false, image.core));
     }
     throwIfCancelled(options.signal);
-    inPlace = [...targets.values()].filter((target) => target.isInPlace).map((target) => target.path);
     const devices = await restoreAll(image, record, targets, options);
     for (const target of targets.values()) await target.finish();
     return { generation: record.generation, devices };
   } catch (error) {
-    throw ofTarget(error, inPlace);
+    throw ofTarget(error, [...targets.values()]);
   } finally {
     for (const target of targets.values()) await target.discard();
   }
@@ -241,11 +239,12 @@ function onlyIn(part: readonly number[], blocks: LeafBlocks): LeafBlocks {
 }
 
 /** The same error as the caller of a restore sees it; it also says what it did to targets that were there before. */
-function ofTarget(error: unknown, inPlace: readonly string[]): unknown {
+function ofTarget(error: unknown, targets: readonly RestoreTarget[]): unknown {
+  const overwritten = targets.filter((target) => target.isOverwritten).map((target) => target.path);
   const known = error instanceof CofferdamError ? error : undefined;
-  if (inPlace.length === 0 && known?.code !== 'DEVICE_FULL') return error;
+  if (overwritten.length === 0 && known?.code !== 'DEVICE_FULL') return error;
   const { code = 'DEVICE_IO', device, offsetBytes, lengthBytes } = known ?? {};
-  const harm = inPlace.length > 0 ? `; what ${inPlace.join(', ')} held is overwritten in part` : '';
+  const harm = overwritten.length > 0 ? `; what ${overwritten.join(', ')} held is overwritten in part` : '';
   return new CofferdamError(code === 'DEVICE_FULL' ? 'TARGET_FULL' : code, `${messageOf(error)}${harm}`, {
     ...(device === undefined ? {} : { device }),
     ...(offsetBytes === undefined ? {} : { offsetBytes }),

@@ -168,6 +168,25 @@ describe.each(bench)('restore through %s', (kind) => {
     await expectFile(path, without(content.bytes, devices[0]?.bad ?? []));
   });
 
+  test('says of what it has begun to overwrite, and of nothing else, that it has', async () => {
+    await using tools = await setUp(kind);
+    const { image, pool, directory, store } = tools;
+    await twoGenerations(tools);
+    const [block] = await storedBlocks(image, 2, 'a');
+    await damage(store, block?.offset ?? 0);
+    const [first, second] = [directory.file('first'), directory.file('second')];
+    for (const path of [first, second]) await writeFile(path, 'what it held');
+    const targets = new Map([
+      ['a', first],
+      ['b', second],
+    ]);
+    await expect(restore(image, { targets, pool, force: true })).rejects.toMatchObject({
+      code: 'BLOCK_CORRUPT',
+      message: expect.stringMatching(new RegExp(`; what ${first} held is overwritten in part$`)) as string,
+    });
+    expect(await readFile(second, 'utf8')).toBe('what it held');
+  });
+
   test('that is cancelled leaves no file', async () => {
     await using tools = await setUp(kind);
     const { image, pool, directory } = tools;
