@@ -4,17 +4,22 @@ import { DATA_START } from '#src/backup/image/layout';
 import { openImage } from '#src/backup/image/open';
 import type { HashAlgorithm } from '#src/core/core';
 
-/** What a disk image is called in the backups that are measured. */
-export const DEVICE_ID = 'disk';
+/** What the disk images are called in the backups that are measured, by their order. */
+export function deviceId(index: number): string {
+  return `disk${index}`;
+}
 
-/** Copies a disk image into a new generation, in this process. */
+/** Copies disk images into a new generation, in this process. */
 export async function backUp(
-  source: string,
+  sources: readonly string[],
   to: string,
   { pool, hash = 'xxh64' }: { pool: CopyPool; hash?: HashAlgorithm },
 ): Promise<void> {
   await using cluster = await openCluster({
-    servers: [{ id: DEVICE_ID, device: { kind: 'file', path: source, readOnly: true } }],
+    servers: sources.map((path, i) => ({
+      id: deviceId(i),
+      device: { kind: 'file', path, readOnly: true },
+    })),
   });
   await backup({ servers: cluster.servers, to, pool, hash });
 }

@@ -2,7 +2,7 @@ import { basename } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { openDevice } from 'cofferdam';
 import { findTool, runTool } from '#src/cli/demo/tool';
-import { formatBytes, MiB } from '#src/runtime/sizes';
+import { formatBytes, GiB, MiB } from '#src/runtime/sizes';
 import type { TemporaryDirectory } from '../test/support/directory.js';
 import { makeImage, type Filling } from './inputs.js';
 import type { SuiteContext } from './suite.js';
@@ -14,7 +14,7 @@ export interface DiskImage {
   sizeBytes: number;
 }
 
-/** The user's own images or, without, ones that are made: random, half zeros, and a file system with files. */
+/** The user's own images or, without, ones that are made: random, half zeros, a file system with files, holes. */
 export async function diskImages(
   directory: TemporaryDirectory,
   { images, smoke }: SuiteContext,
@@ -25,11 +25,12 @@ export async function diskImages(
     await makeDiskImage(directory, 'random', 256 * MiB),
     await makeDiskImage(directory, 'half zeros', 256 * MiB),
     await makeFileSystem(directory.file('ext4.img')),
+    await makeDiskImage(directory, 'sparse', GiB),
   ];
   return made.filter((image) => image !== undefined);
 }
 
-async function describe(path: string): Promise<DiskImage> {
+export async function describe(path: string): Promise<DiskImage> {
   await using device = await openDevice(path, { readOnly: true });
   const { sizeBytes } = device;
   return { title: `${basename(path)}, ${formatBytes(sizeBytes)}`, path, sizeBytes };

@@ -60,6 +60,9 @@ function readArguments(args: string[]): Arguments | undefined {
   const unknown = positionals.find((name) => !suites.some((suite) => suite.name === name));
   if (unknown !== undefined) throw new Error(`there is no suite ${unknown}`);
   const named = suites.filter(({ name }) => positionals.includes(name));
+  const own = named.find(({ takesImages }) => !takesImages);
+  if (own && values.device.length > 0)
+    throw new Error(`${own.name} makes what it measures; leave out --device`);
   const unnamed = values.device.length > 0 ? imageSuites : suites;
   return {
     suites: named.length > 0 ? named : unnamed,

@@ -14,11 +14,15 @@ export interface Conditions {
 
 /** Where one of the ways to copy puts its copies. */
 export class CopyTarget {
-  constructor(
-    readonly way: WayToCopy,
-    private readonly path: string,
-    private readonly sizeBytes: number,
-  ) {}
+  readonly #way: WayToCopy;
+  readonly #directory: string;
+  readonly #files: readonly { path: string; lengthBytes: number | undefined }[];
+
+  constructor(way: WayToCopy, path: string) {
+    this.#way = way;
+    this.#directory = dirname(path);
+    this.#files = way.targets.map((lengthBytes, i) => ({ path: `${path}.${i}`, lengthBytes }));
+  }
 
   /** The way, as it takes part in a race. Its warm-up makes what a target in place needs. */
   racer(conditions: Conditions): Racer {
@@ -26,29 +30,35 @@ export class CopyTarget {
     const before = async (): Promise<void> => {
       const isReused = conditions.target === 'in place' && isThere;
       if (!isReused) await this.#renew();
-      else await this.way.windBack?.(this.path);
+      else await this.#way.windBack?.(this.#paths);
       isThere = true;
       if (conditions.source === 'cached') return;
-      await dropFromPageCache(this.way.source);
-      if (isReused) await dropFromPageCache(this.path);
+      for (const path of [...this.#way.sources, ...(isReused ? this.#paths : [])])
+        await dropFromPageCache(path);
     };
     // Only those in place have to be there side by side.
     const after = conditions.target === 'new' ? (): Promise<void> => this.remove() : undefined;
-    return { name: this.way.name, before, run: () => this.way.copy(this.path), after };
+    return { name: this.#way.name, before, run: () => this.#way.copy(this.#paths), after };
   }
 
   async remove(): Promise<void> {
-    await rm(this.path, { force: true });
+    for (const path of this.#paths) await rm(path, { force: true });
     // Else the file system would free the blocks while the next one is measured.
-    await using directory = await open(dirname(this.path), 'r');
+    await using directory = await open(this.#directory, 'r');
     await directory.sync();
   }
 
   async #renew(): Promise<void> {
     await this.remove();
-    if (!this.way.needsTarget) return;
-    await using file = await open(this.path, 'wx');
-    await file.truncate(this.sizeBytes);
-    await file.sync();
+    for (const { path, lengthBytes } of this.#files) {
+      if (lengthBytes === undefined) continue;
+      await using file = await open(path, 'wx');
+      await file.truncate(lengthBytes);
+      await file.sync();
+    }
+  }
+
+  get #paths(): string[] {
+    return this.#files.map(({ path }) => path);
   }
 }

@@ -1,17 +1,18 @@
 import { findTool } from '#src/cli/demo/tool';
 import type { BareCopier } from './bare-copy.js';
+import type { DiskImage } from './disk-images.js';
 import { effortOfCall, effortOfCommand, type Effort } from './effort.js';
 
-/** A way to make a copy of a disk image, or of what a backup of it holds. When it has done so the copy is durable. */
+/** A way to copy disk images, or what a backup of them holds. When it has done so the copy is durable. */
 export interface WayToCopy {
   name: string;
-  /** What it reads: a path. */
-  source: string;
-  /** The target must be there, as long as the disk image. */
-  needsTarget?: boolean;
-  copy(target: string): Promise<Effort>;
-  /** Makes the next copy to a target that has one overwrite it, if it would not do so by itself. */
-  windBack?(target: string): Promise<void>;
+  /** What it reads: paths. */
+  sources: readonly string[];
+  /** One per file that it writes: how long it must be before, in bytes; undefined: it need not be there. */
+  targets: readonly (number | undefined)[];
+  copy(targets: readonly string[]): Promise<Effort>;
+  /** Makes the next copy to targets that have one overwrite it, if it would not do so by itself. */
+  windBack?(targets: readonly string[]): Promise<void>;
 }
 
 interface Peer {
@@ -35,18 +36,28 @@ export const copyPeers: readonly Peer[] = [
   { name: 'nbdcopy', tool: 'nbdcopy', command: 'nbdcopy', needsTarget: true },
 ];
 
-/** Those of the peers that this machine has, copying one disk image; of the others it is noted that they are missing. */
+/**
+ * Those of the peers that this machine has, copying disk images one after the other; of the others it is noted that they are
+ * missing.
+ */
 export async function waysOfPeers(
   peers: readonly Peer[],
-  source: string,
+  images: readonly DiskImage[],
   note: (text: string) => void,
 ): Promise<WayToCopy[]> {
   const ways: WayToCopy[] = [];
   for (const { name, tool, command, needsTarget = false } of peers) {
     if (!(await isInstalled(tool, note))) continue;
-    const copy = (target: string): Promise<Effort> =>
-      effortOfCommand(`${command} "$1" "$2" && sync "$2"`, [source, target]);
-    ways.push({ name, source, needsTarget, copy });
+    const sources = images.map(({ path }) => path);
+    const script =
+      `count=${sources.length}; for ((i = 1; i <= count; i++)); do ` +
+      `${command} "\${@:i:1}" "\${@:count + i:1}" || exit; done; sync "\${@:count + 1}"`;
+    ways.push({
+      name,
+      sources,
+      targets: images.map(({ sizeBytes }) => (needsTarget ? sizeBytes : undefined)),
+      copy: (targets) => effortOfCommand(script, [...sources, ...targets]),
+    });
   }
   return ways;
 }
@@ -59,10 +70,16 @@ export async function isInstalled(tool: string, note: (text: string) => void): P
 }
 
 /** The ceiling: nothing but reading and writing. */
-export function bareCopy(copier: BareCopier, source: string, sizeBytes: number): WayToCopy {
+export function bareCopy(copier: BareCopier, images: readonly DiskImage[]): WayToCopy {
   return {
     name: 'bare read and write',
-    source,
-    copy: (target) => effortOfCall(() => copier.copy(source, target, sizeBytes)),
+    sources: images.map(({ path }) => path),
+    targets: images.map(() => undefined),
+    copy: (targets) =>
+      effortOfCall(async () => {
+        for (const [i, { path, sizeBytes }] of images.entries()) {
+          await copier.copy(path, targets[i] ?? '', sizeBytes);
+        }
+      }),
   };
 }

@@ -1,18 +1,22 @@
 import { execFile } from 'node:child_process';
+import { basename } from 'node:path';
 import { promisify } from 'node:util';
 import { findTool } from '#src/cli/demo/tool';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { timesOf } from '../contest.js';
+import { describe } from '../disk-images.js';
 import { makeImage } from '../inputs.js';
 import { nbdServers } from '../nbd-servers.js';
+import { isInMemory } from '../page-cache.js';
 import { median, ratio } from '../ratio.js';
-import type { Cell, Column, Report } from '../report.js';
+import type { Cell, Column, Report, Table } from '../report.js';
 import { memoryDirectory } from '../scratch.js';
 import type { Suite, SuiteContext } from '../suite.js';
 
 export const nbd: Suite = {
   name: 'nbd',
   summary: 'an NBD export of a file beside qemu-nbd and nbdkit, under fio',
+  takesImages: true,
   run,
 };
 
@@ -39,13 +43,27 @@ const columns: Column[] = [
   { name: 'cofferdam / this', unit: 'ratio' },
 ];
 
-async function run({ smoke, note }: SuiteContext): Promise<Report> {
+async function run(context: SuiteContext): Promise<Report> {
   const fio = await findTool('fio');
   if (fio === undefined) throw new Error('there is no fio on the PATH; install it to measure NBD exports');
-  const sizeBytes = smoke ? 8 * MiB : 256 * MiB;
+  const tables: Table[] = [];
+  for (const image of context.images.length > 0 ? context.images : [undefined]) {
+    tables.push(await measureImage(fio, image, context));
+  }
+  return { tables, notes };
+}
+
+/** @param given an image of the user's, which is copied first; absent: one is made. */
+async function measureImage(
+  fio: string,
+  given: string | undefined,
+  { smoke, note }: SuiteContext,
+): Promise<Table> {
+  const sizeBytes = given === undefined ? (smoke ? 8 : 256) * MiB : (await describe(given)).sizeBytes;
   await using directory = await memoryDirectory(2 * sizeBytes);
   const image = directory.file('disk.img');
-  await makeImage(image, sizeBytes, 'random');
+  if (given === undefined) await makeImage(image, sizeBytes, 'random');
+  else await execute('cp', ['--sparse=always', given, image]);
   const servers = await nbdServers();
   const seconds = smoke ? 0.2 : 2;
   const rates = new Map<string, number[]>();
@@ -69,10 +87,9 @@ async function run({ smoke, note }: SuiteContext): Promise<Report> {
       return [pattern.name, name, rate, Math.round(rate / pattern.blockBytes), ratio(own, theirs)];
     });
   });
-  return {
-    tables: [{ title: `A file of ${sizeBytes / MiB} MiB in memory, depth ${DEPTH}`, columns, rows }],
-    notes,
-  };
+  const what = given === undefined ? `A file of ${sizeBytes / MiB} MiB` : `A copy of ${basename(given)}`;
+  const place = (await isInMemory(image)) ? 'in memory' : 'on disk';
+  return { title: `${what} ${place}, depth ${DEPTH}`, columns, rows };
 }
 
 const notes = [

@@ -1,7 +1,7 @@
 import { CopyPool, openImage, restore as restoreImage } from 'cofferdam';
 import { loadCore } from '#src/core/load';
 import { temporaryDirectory } from '../../test/support/directory.js';
-import { backUp, DEVICE_ID } from '../backups.js';
+import { backUp, deviceId } from '../backups.js';
 import { BareCopier } from '../bare-copy.js';
 import { copyExplanations, raceCopies } from '../copy-race.js';
 import { diskImages } from '../disk-images.js';
@@ -22,34 +22,38 @@ async function run(context: SuiteContext): Promise<Report> {
   await using pool = await CopyPool.start(await loadCore());
   await using copier = new BareCopier();
   const tables: Table[] = [];
-  for (const [i, { title, path, sizeBytes }] of (await diskImages(directory, context)).entries()) {
+  for (const [i, disk] of (await diskImages(directory, context)).entries()) {
+    const { title, path, sizeBytes } = disk;
     const note = (text: string): void => context.note(`${title}: ${text}`);
     const image = directory.file(`${i}.cofferdam`);
-    await backUp(path, image, { pool });
-    const peers = await waysOfPeers([qemuImg], path, note);
-    const ways = [...ours(image, pool), ...peers, bareCopy(copier, path, sizeBytes)] as const;
-    tables.push(...(await raceCopies({ title, ways, sizeBytes }, { smoke: context.smoke, note })));
+    await backUp([path], image, { pool });
+    const others = [...(await waysOfPeers([qemuImg], [disk], note)), bareCopy(copier, [disk])];
+    const contest = { title, ours: ours(image, pool), others, sizeBytes };
+    tables.push(...(await raceCopies(contest, { smoke: context.smoke, note })));
   }
   return { tables, notes: copyExplanations };
 }
 
-function ours(image: string, pool: CopyPool): [WayToCopy, WayToCopy] {
-  const script = `"${process.execPath}" "${program}" restore "$1" --device "${DEVICE_ID}=$2" --force`;
+function ours(image: string, pool: CopyPool): WayToCopy[] {
+  const script = `"${process.execPath}" "${program}" restore "$1" --device "${deviceId(0)}=$2" --force`;
   return [
     {
       name: 'cofferdam restore',
-      source: image,
-      copy: (target) => effortOfCommand(script, [image, target]),
+      sources: [image],
+      targets: [undefined],
+      copy: (targets) => effortOfCommand(script, [image, ...targets]),
     },
     {
       name: 'restore()',
-      source: image,
-      copy: (target) => effortOfCall(() => restoreFrom(image, target, pool)),
+      sources: [image],
+      targets: [undefined],
+      copy: (targets) => effortOfCall(() => restoreFrom(image, targets, pool)),
     },
   ];
 }
 
-async function restoreFrom(path: string, target: string, pool: CopyPool): Promise<void> {
+async function restoreFrom(path: string, targets: readonly string[], pool: CopyPool): Promise<void> {
   await using image = await openImage(path);
-  await restoreImage(image, { targets: new Map([[DEVICE_ID, target]]), force: true, pool });
+  const byId = new Map(targets.map((target, i) => [deviceId(i), target]));
+  await restoreImage(image, { targets: byId, force: true, pool });
 }

@@ -38,7 +38,7 @@ async function run(context: SuiteContext): Promise<Report> {
     for (const hash of ['xxh64', 'blake3'] as const) {
       const note = (text: string): void => context.note(`${title}, ${hash}: ${text}`);
       const image = directory.file(`${i}.${hash}.cofferdam`);
-      await backUp(path, image, { pool, hash });
+      await backUp([path], image, { pool, hash });
       const { size } = await stat(image);
       const races = await raceReaders(await readersOf(image, hash, pool, note), image, context.smoke);
       const names = ['image', 'read by'];

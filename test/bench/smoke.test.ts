@@ -124,11 +124,41 @@ needs('fio', 'qemu-storage-daemon', 'xxhsum')(
         'given.img, 1.0 MiB, blake3: time',
         'given.img, 1.0 MiB, blake3: processor time',
       ],
+      ['nbd', expect.stringMatching(/^A copy of given\.img (in memory|on disk), depth 32$/)],
     ]);
     expect(Buffer.compare(await readFile(image), bytes)).toBe(0);
   },
   180_000,
 );
+
+test('images are copied one by one and together, in one backup', async () => {
+  await using directory = temporaryDirectory();
+  const [a, b] = [directory.file('a.img'), directory.file('b.img')];
+  await writeFile(a, randomBytes(MiB, 1));
+  await writeFile(b, randomBytes(2 * MiB, 2));
+  const { exitCode, stdout, stderr } = await runBench(
+    'copy',
+    '--device',
+    a,
+    '--device',
+    b,
+    '--smoke',
+    '--json',
+  );
+  expect(exitCode, stderr).toBe(0);
+  const [report] = output.parse(JSON.parse(stdout)).suites;
+  expect(report?.tables.map(({ title }) => title).filter((title) => title.endsWith(': time'))).toEqual([
+    'a.img, 1.0 MiB: time',
+    'b.img, 2.0 MiB: time',
+    'a.img, 1.0 MiB + b.img, 2.0 MiB: time',
+  ]);
+});
+
+test('a suite that makes what it measures refuses images', async () => {
+  const { exitCode, stderr } = await runBench('copy', 'scale', '--device', 'x.img', '--smoke');
+  expect(exitCode).toBe(2);
+  expect(stderr).toContain('scale makes what it measures; leave out --device');
+});
 
 /** Whether a table has anything to draw as bars. */
 function hasRatio({ columns, rows }: z.infer<typeof table>): boolean {
