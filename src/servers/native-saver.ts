@@ -2,12 +2,15 @@ import { SharedBitmap } from '../core/bitmap.js';
 import type { NativePreImages, NativeWatch } from '../core/core.js';
 import type { BlockDevice } from '../devices/block-device.js';
 import { isCofferdamError } from '../runtime/errors.js';
-import { MiB } from '../runtime/sizes.js';
+import { KiB, MiB } from '../runtime/sizes.js';
 import { UNIT_BYTES, type CopyBeforeWrite, type SnapshotMarks } from './copy-before-write.js';
 import { limitReached, limitsOf, type PreImageLimits } from './pre-image-limits.js';
 
-/** The most that is saved at once: more would keep others from their turn. */
-const TURN_BYTES = MiB;
+/**
+ * The most that is saved in one turn of the event loop: more would keep others from theirs. All that a barrier has parked
+ * is begun in one, and the barriers of other servers may be waiting to come down after it.
+ */
+const TURN_BYTES = 256 * KiB;
 
 /** The most that a thread of libuv's pool saves at once: there are few of them, and others wait for one. */
 const TASK_BYTES = 4 * MiB;
@@ -26,6 +29,8 @@ export class NativeSaver implements CopyBeforeWrite {
   readonly #preImages: NativePreImages;
   readonly #words: Int32Array[];
   readonly #busy = new Set<Promise<void>>();
+  /** How much was saved in this turn. */
+  #turnBytes = 0;
 
   /**
    * From now on every native write is preserved.
@@ -53,7 +58,7 @@ export class NativeSaver implements CopyBeforeWrite {
   }
 
   async preserve(offsetBytes: number, lengthBytes: number): Promise<void> {
-    if (lengthBytes <= TURN_BYTES && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;
+    if (this.#takesTurn(lengthBytes) && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;
     const endBytes = offsetBytes + lengthBytes;
     try {
       for (let from = offsetBytes; from < endBytes; from += TASK_BYTES) {
@@ -81,6 +86,15 @@ export class NativeSaver implements CopyBeforeWrite {
     await this.#preImages.close();
     await Promise.allSettled(this.#busy);
     this.#words.length = 0;
+  }
+
+  /** Whether so much more may be saved in this turn. */
+  #takesTurn(lengthBytes: number): boolean {
+    const turnBytes = this.#turnBytes + Math.max(UNIT_BYTES, lengthBytes);
+    if (turnBytes > TURN_BYTES) return false;
+    if (this.#turnBytes === 0) setImmediate(() => (this.#turnBytes = 0));
+    this.#turnBytes = turnBytes;
+    return true;
   }
 
   async #wait(work: Promise<void>): Promise<void> {

@@ -257,6 +257,33 @@ nativeTest('blocks that are copied, or were never wanted, take no room', async (
   await source.close();
 });
 
+nativeTest('of what a barrier has parked little is saved before others have their turn', async () => {
+  const seed = testSeed();
+  await using site = await openSite(seed);
+  const content = site.content();
+  const ticket = { epoch: ++epoch, coordinator: 'test' };
+  const request: CutRequest = { ...ticket, leaseMs: 60_000, fixedBy: 'snapshot', blockSizeBytes: BLOCK };
+  const { source } = await site.server.cut(request);
+  const writes = Array.from({ length: 64 }, (_, i) =>
+    site.server.client.write(i * BLOCK, new Uint8Array(BLOCK).fill(1)),
+  );
+  const [preImages] = snapshots();
+  const preserveNow = vi.spyOn(preImages as NativePreImages, 'preserveNow');
+  const released = site.server.release(ticket);
+  const inOneTurn = preserveNow.mock.calls.reduce((sum, [, lengthBytes]) => sum + lengthBytes, 0);
+  expect(inOneTurn).toBeGreaterThan(0);
+  expect(inOneTurn).toBeLessThanOrEqual(256 * KiB);
+  expect(await released).toMatchObject({ heldWithoutBreak: true, parkedRequests: 64 });
+  await Promise.all(writes);
+  await expectAsOfTheCut({ source, content }, `seed ${seed}`);
+  // In a later turn there is time again.
+  const calls = preserveNow.mock.calls.length;
+  await new Promise(setImmediate);
+  await site.server.client.write(0, new Uint8Array(1));
+  expect(preserveNow).toHaveBeenCalledTimes(calls + 1);
+  await source.close();
+});
+
 /** As far as it is written back. */
 async function dropFromPageCache(path: string): Promise<void> {
   // With nothing to copy it advises the system to drop all of the file.

@@ -109,7 +109,7 @@ export const snapshotMutants: readonly Mutant[] = [
     file: nativeSaver,
     edits: [
       [
-        'if (lengthBytes <= TURN_BYTES && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;',
+        'if (this.#takesTurn(lengthBytes) && this.#preImages.preserveNow(offsetBytes, lengthBytes)) return;',
         'if (lengthBytes > 0) return void setImmediate(() => this.#preImages.preserveNow(offsetBytes, lengthBytes));',
       ],
     ],
