@@ -34,12 +34,12 @@ export class CopyPool implements JobPool, AsyncDisposable {
    * Resolves once all threads are up. Before that a pool must not be ended: a thread that is stopped while it still loads
    * its modules can take the whole process with it.
    *
-   * @param workers number of threads, at least 1; by default one per processor.
+   * @param workers number of threads, at least 1; by default one per processor, up to {@link MOST_WORKERS}.
    * @param options.givesWay Linux: the threads let others go first. Default false.
    */
   static async start(
     core: Core,
-    workers: number = availableParallelism(),
+    workers: number = Math.min(availableParallelism(), MOST_WORKERS),
     { givesWay = false }: { givesWay?: boolean } = {},
   ): Promise<CopyPool> {
     const threads = new Piscina<PoolTask, PoolReply>({
