@@ -1,10 +1,11 @@
+import { once } from 'node:events';
 import { closeSync, openSync, readdirSync, readFileSync } from 'node:fs';
 import { Worker } from 'node:worker_threads';
 import { afterEach, expect, test } from 'vitest';
 import { NbdDevice } from 'cofferdam';
 import { loadCore } from '#src/core/load';
 import { FileDevice } from '#src/devices/file';
-import { Command, CommandFlag, Errno } from '#src/nbd/protocol';
+import { Command, CommandFlag, Errno, Option } from '#src/nbd/protocol';
 import { NbdServer } from '#src/nbd/server/server';
 import { CofferdamError } from '#src/runtime/errors';
 import { Random } from '#src/runtime/random';
@@ -15,9 +16,9 @@ import { differenceAt, randomBytes, readBytes } from '../support/bytes.js';
 import { temporaryDirectory } from '../support/directory.js';
 import { OverseenDevice } from '../support/overseen-device.js';
 import { testSeed } from '../support/seed.js';
-import { tableOf } from './haggler.js';
+import { encodeInfo, serve, tableOf } from './haggler.js';
 import { connect, countReplies, disconnect, Site, spin } from './native-site.js';
-import { Wire, type WireRequest } from './wire.js';
+import { encodeRequest, Wire, type WireRequest } from './wire.js';
 
 Wire.path = 'native';
 const { serveConnection } = await loadCore();
@@ -94,8 +95,23 @@ nativeTest('what is special about a request makes JavaScript answer it', async (
     { command: Command.Flush },
   );
   for (let i = 0; i < 4; i++) expect(await wire.reply()).toMatchObject({ errno: 0 });
-  expect(site.device.log.toSorted()).toEqual(['read 1+1048577', 'write 0+512', 'write 512+1048577']);
+  expect(site.device.log.toSorted()).toEqual(['flush', 'read 1+1048577', 'write 0+512', 'write 512+1048577']);
 });
+
+nativeTest(
+  'a flush reaches the device also where all that was written came by another connection',
+  async () => {
+    await using site = await Site.open(sizeBytes);
+    const [writer, flusher] = [await connect(site.server), await connect(site.server)];
+    for (let round = 0; round < 3; round++) {
+      writer.send({ command: Command.Write, payload: new Uint8Array(512) });
+      expect(await writer.reply()).toMatchObject({ errno: 0 });
+      flusher.send({ command: Command.Flush });
+      expect(await flusher.reply()).toMatchObject({ errno: 0 });
+    }
+    expect(site.device.log).toEqual(['flush', 'flush', 'flush']);
+  },
+);
 
 nativeTest('what cannot be written is tried again, to tell the client why', async () => {
   await using directory = temporaryDirectory();
@@ -322,6 +338,32 @@ nativeTest(
     }
     await disconnect();
     await expect.poll(held).toEqual(before);
+  },
+  60_000,
+);
+
+nativeTest(
+  'clients that vanish with a hundred replies queued leave no threads and no files',
+  async () => {
+    await using site = await Site.open(sizeBytes);
+    await site.server.client.write(0, randomBytes(sizeBytes, 1));
+    await using served = await serve([{ name: 'disk', device: site.server.client }]);
+    const reads = Array.from({ length: 100 }, () => encodeRequest({ command: Command.Read, length: MiB }));
+    /** Leaves once the first of its replies has come, and reads none of them. */
+    const visit = async (): Promise<void> => {
+      using client = await served.client();
+      await client.verdict(Option.Go, encodeInfo('disk'));
+      client.stream.write(Buffer.concat(reads));
+      await once(client.stream, 'readable');
+    };
+    await visit();
+    await expect.poll(() => served.server.connections).toBe(0);
+    const before = held();
+    for (let round = 0; round < 10; round++) await Promise.all(Array.from({ length: 20 }, visit));
+    await expect.poll(held).toEqual(before);
+    expect(served.server.connections).toBe(0);
+    // All of them were answered by threads.
+    expect(site.device.log.filter((entry) => entry.startsWith('read'))).toEqual([]);
   },
   60_000,
 );

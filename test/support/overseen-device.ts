@@ -7,7 +7,7 @@ import type {
   WriteZeroesOptions,
 } from '#src/devices/block-device';
 
-/** A device that notes which reads and writes come by its methods, rather than past them by its descriptor. */
+/** A device that notes which reads, writes and flushes come by its methods, rather than past them by its descriptor. */
 export class OverseenDevice implements BlockDevice {
   readonly log: string[] = [];
   readonly name: string;
@@ -37,8 +37,9 @@ export class OverseenDevice implements BlockDevice {
     await this.#device.write(offsetBytes, bytes, options);
   }
 
-  flush(): Promise<void> {
-    return this.#device.flush();
+  async flush(): Promise<void> {
+    this.log.push('flush');
+    await this.#device.flush();
   }
 
   trim(offsetBytes: number, lengthBytes: number): Promise<void> {
