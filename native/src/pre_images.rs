@@ -8,7 +8,8 @@
 //! 2. It is kept under the lock, in this order: the pre-image is in its place, `preserved[b]`, u is saved. So whoever sees
 //!    without the lock that u is saved may write: the other two are done.
 //! 3. A pre-image that comes too late, because b was copied meanwhile, is not kept; and [`PreImages::free`] is called
-//!    after b is marked as copied. So nothing is kept that nobody wants any more.
+//!    after b is marked as copied, if anything of b was kept until then. So nothing is kept that nobody wants any more, but
+//!    for what came in the very moment in which the copier looked.
 //! 4. Nothing is read or written under the lock, and nobody waits for anything else: not for who saves the same unit.
 //!
 //! The steps of a write, and what breaks when two of them change places (`proof/copier/tests/pre_images.rs`):
