@@ -1,7 +1,7 @@
 import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { throwIfCancelled } from '../backup/cancellation.js';
-import { messageOf } from '../runtime/errors.js';
+import { CofferdamError, messageOf } from '../runtime/errors.js';
 import { forEachParallel } from '../runtime/parallel.js';
 import type { Violation } from './world/simulation.js';
 import type { SeedRange, SeedResult } from './worker.js';
@@ -40,7 +40,7 @@ export interface SeedRunOptions {
 /**
  * Simulates the worlds of many seeds on several threads.
  *
- * @throws CofferdamError CANCELLED
+ * @throws CofferdamError CANCELLED; SIMULATION_FAILED if a thread ends
  */
 export async function runSeeds(
   options: SeedRunOptions,
@@ -69,35 +69,23 @@ export async function runSeeds(
   return { totals, failed: failed.sort((a, b) => a.seed - b.seed) };
 }
 
-/** An error that escapes a simulated world ends its thread; which of the seeds it was, only a run of each can tell. */
 async function runRange(pool: Piscina<SeedRange, SeedResult[]>, range: SeedRange): Promise<SeedResult[]> {
   try {
     return await pool.run(range);
   } catch (error) {
-    if (range.count === 1) return [escaped(range.first, error)];
-    const results: SeedResult[] = [];
-    for (const single of ranges(range.first, range.count, 1)) results.push(...(await runRange(pool, single)));
-    return results;
+    // What goes wrong in a world is a violation; this is a thread that ended, as it does when memory runs out.
+    const which = `seeds ${range.first} to ${range.first + range.count - 1}`;
+    throw new CofferdamError(
+      'SIMULATION_FAILED',
+      `the thread that ran ${which} ended: ${messageOf(error)}; run each of them alone to see in which it does`,
+      { cause: error },
+    );
   }
 }
 
-function escaped(seed: number, error: unknown): SeedResult {
-  const violations = [{ invariant: 'no hang, no crash', what: `an error escaped: ${messageOf(error)}` }];
-  return {
-    seed,
-    violations,
-    traceHash: '',
-    events: 0,
-    simulatedMs: 0,
-    writes: 0,
-    generations: 0,
-    failures: {},
-  };
-}
-
-function* ranges(first: number, count: number, atOnce = SEEDS_AT_ONCE): Generator<SeedRange> {
-  for (let done = 0; done < count; done += atOnce) {
-    yield { first: first + done, count: Math.min(atOnce, count - done) };
+function* ranges(first: number, count: number): Generator<SeedRange> {
+  for (let done = 0; done < count; done += SEEDS_AT_ONCE) {
+    yield { first: first + done, count: Math.min(SEEDS_AT_ONCE, count - done) };
   }
 }
 

@@ -11,17 +11,9 @@ let seed = 0;
 /** @type {import('#src/simulation/world/simulation').Violation | undefined} */
 let violation;
 
-process.on('uncaughtException', (error) => {
-  violation = { invariant: 'no hang, no crash', what: `an error escaped: ${error.stack}` };
-  end();
-});
-
 while (seed < limit && !violation) {
   seed++;
   violation = (await simulate(seed, swarmConfig(seed), core)).violations[0];
 }
-end();
-
-function end() {
-  process.stdout.write(JSON.stringify({ worlds: seed, violation }), () => process.exit());
-}
+// A broken world may leave something behind that would keep the process alive.
+process.stdout.write(JSON.stringify({ worlds: seed, violation }), () => process.exit());

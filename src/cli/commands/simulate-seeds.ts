@@ -33,7 +33,8 @@ export async function simulateSeeds(flags: SeedFlags, context: CommandContext): 
 async function runMany(first: number, seeds: number, { output, signal }: CommandContext): Promise<void> {
   const isTerminal = output.stderr.isTTY;
   const which = `seeds ${first} to ${first + seeds - 1}`;
-  if (isTerminal) output.note(which);
+  // Whatever happens, the seeds that it happened with are known.
+  output.note(which);
   const startedMs = performance.now();
   const { totals, failed } = await runSeeds({
     first,

@@ -21,6 +21,7 @@ import type { Surroundings } from './surroundings.js';
 import type { SwarmConfig } from './swarm.js';
 import { Trace } from './trace.js';
 import { Troubles } from './troubles.js';
+import { EscapedErrors } from '../escaped-errors.js';
 import { VirtualTime } from '../virtual-time.js';
 
 /** Every lease and every message held up is over after this long, by the slowest clock. */
@@ -68,6 +69,7 @@ export async function simulate(seed: number, config: SwarmConfig, core: Core): P
  * 5. In a run of a server an epoch belongs to one coordinator: {@link CutWatch}.
  * 6. Once nothing goes wrong any more a backup succeeds: `#calmDown`. Where nothing ever goes wrong, all of them do.
  * 7. Of backups that have ended, however they did, nothing is left with the servers: `#checkServers`.
+ * 8. The world comes to its end, and no error escapes: `run`.
  */
 class Simulation implements Surroundings {
   readonly time = new VirtualTime();
@@ -121,15 +123,16 @@ class Simulation implements Surroundings {
   }
 
   violated(invariant: string, what: string): void {
-    this.trace.tell('VIOLATION', `${invariant}: ${what}`);
+    this.trace.tell('VIOLATION', `${invariant}: ${what.split('\n')[0]}`);
     this.#violations.push({ invariant, what });
   }
 
   async run(): Promise<SimulationResult> {
+    using escaped = new EscapedErrors();
     try {
-      await this.time.run(this.#live(), LIMIT_EVENTS);
+      await this.time.run(Promise.race([this.#live(), escaped.first]), LIMIT_EVENTS);
     } catch (error) {
-      this.violated('no hang, no crash', messageOf(error));
+      this.violated('no hang, no crash', describeCrash(error));
     }
     const { statistics } = this.#workload;
     if (statistics.violations > 0)
@@ -267,4 +270,10 @@ class Simulation implements Surroundings {
     }
     return counts;
   }
+}
+
+/** Where in the program an error comes from is told only by its stack. */
+function describeCrash(error: unknown): string {
+  if (isCofferdamError(error, 'SIMULATION_FAILED') || !(error instanceof Error)) return messageOf(error);
+  return error.stack ?? String(error);
 }
