@@ -8,14 +8,14 @@ export interface SeedRange {
   count: number;
 }
 
-export type SeedResult = Omit<SimulationResult, 'trace'> & { seed: number };
+export type SeedResult = Omit<SimulationResult, 'trace' | 'excerpt'> & { seed: number };
 
 /** What runs on the threads of {@link runSeeds}. */
 export default async function runRange({ first, count }: SeedRange): Promise<SeedResult[]> {
   const core = await loadCore();
   const results: SeedResult[] = [];
   for (let seed = first; seed < first + count; seed++) {
-    const { trace: _, ...result } = await simulate(seed, swarmConfig(seed), core);
+    const { trace: _trace, excerpt: _excerpt, ...result } = await simulate(seed, swarmConfig(seed), core);
     results.push({ seed, ...result });
   }
   return results;

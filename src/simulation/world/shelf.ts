@@ -6,7 +6,6 @@ import type { BlockDevice } from '../../devices/block-device.js';
 import { isCofferdamError, messageOf } from '../../runtime/errors.js';
 import type { History, Window } from '../../witness/history.js';
 import { judgeCopy } from '../../witness/judge.js';
-import { describeVerdict } from '../../witness/verdict.js';
 import type { Disk } from './disk.js';
 import { InterceptedDevice } from './intercepted-device.js';
 import type { Surroundings } from './surroundings.js';
@@ -148,10 +147,8 @@ export class Shelf {
     const verdicts = record.consistency === 'group' ? [group] : [...alone.values()];
     for (const verdict of verdicts) {
       if (verdict.consistent) continue;
-      this.#violated(
-        'crash consistency',
-        `generation ${record.generation} by ${record.strategy}: ${describeVerdict(verdict)}`,
-      );
+      const what = `image of ${this.#owner}: generation ${record.generation} by ${record.strategy}`;
+      this.#world.inconsistent('crash consistency', what, verdict);
     }
   }
 

@@ -7,13 +7,14 @@ import type { ServerControl } from '../../servers/control.js';
 import { RemoteServer } from '../../service/remote-server.js';
 import { History } from '../../witness/history.js';
 import { judgeCopy } from '../../witness/judge.js';
-import { describeVerdict } from '../../witness/verdict.js';
+import { describeVerdict, type Inconsistent } from '../../witness/verdict.js';
 import { Workload } from '../../witness/workload.js';
 import { ClientDevice } from './client-device.js';
 import { Coordinator } from './coordinator.js';
 import { CutWatch } from './cut-watch.js';
 import { LocalServer } from './local-server.js';
 import { Machine, type Run } from './machine.js';
+import { Moments } from './moments.js';
 import { Network } from './network.js';
 import { SimulatedProcess } from './simulated-process.js';
 import { StorageNode } from './storage-node.js';
@@ -42,6 +43,8 @@ export interface SimulationResult {
   /** Two runs with the same hash went the same way. */
   traceHash: string;
   trace: readonly string[];
+  /** The part of the trace that is about the violations; its end if there are none. */
+  excerpt: readonly string[];
   events: number;
   simulatedMs: number;
   /** Acknowledged. */
@@ -85,6 +88,7 @@ class Simulation implements Surroundings {
   readonly #nodes: StorageNode[];
   readonly #coordinators: Coordinator[];
   readonly #history: History;
+  readonly #moments = new Moments(this);
   readonly #workload: Workload;
   #hasFaults = true;
 
@@ -99,11 +103,12 @@ class Simulation implements Surroundings {
     this.#nodes = ids.map(
       (id) => new StorageNode(this, config, this.#watch, id, shared ?? this.#machine(id)),
     );
-    this.#history = new History({
+    const header = {
       run: seed,
       seed: this.random.uint32(),
       areas: ids.map((id) => ({ id, areaOffsetBytes: 0, areaLengthBytes: config.deviceBytes })),
-    });
+    };
+    this.#history = new History(header, (event) => this.#moments.note(event));
     this.#coordinators = Array.from({ length: config.coordinators }, (_, i) => {
       const name = `backup-${i + 1}`;
       return new Coordinator(this, {
@@ -123,8 +128,13 @@ class Simulation implements Surroundings {
   }
 
   violated(invariant: string, what: string): void {
-    this.trace.tell('VIOLATION', `${invariant}: ${what.split('\n')[0]}`);
+    this.trace.mark('VIOLATION', `${invariant}: ${what.split('\n')[0]}`);
     this.#violations.push({ invariant, what });
+  }
+
+  inconsistent(invariant: string, what: string, verdict: Inconsistent): void {
+    const moments = this.#moments.show(verdict);
+    this.violated(invariant, [`${what}: ${describeVerdict(verdict)}`, ...moments].join('\n'));
   }
 
   async run(): Promise<SimulationResult> {
@@ -142,6 +152,7 @@ class Simulation implements Surroundings {
     return {
       violations: this.#violations,
       trace: this.trace.lines,
+      excerpt: this.trace.excerpt,
       traceHash: this.trace.end(),
       events: this.time.events,
       simulatedMs: this.time.nowMs(),
@@ -218,7 +229,7 @@ class Simulation implements Surroundings {
     this.#history.completeCopy(copy);
     const devices = new Map(this.#nodes.map(({ id, server }) => [id, server.client]));
     const { group } = await judgeCopy(this.#history, devices, this.#history.windowOf(copy));
-    if (!group.consistent) this.violated('clients', `the devices at the end: ${describeVerdict(group)}`);
+    if (!group.consistent) this.inconsistent('clients', 'the devices at the end', group);
   }
 
   /** Invariant 7: not a barrier, not a parked write, not a snapshot is left once all backups and leases have ended. */

@@ -1,5 +1,6 @@
 import type { Core } from '../../core/core.js';
 import type { Random } from '../../runtime/random.js';
+import type { Inconsistent } from '../../witness/verdict.js';
 import type { Trace } from './trace.js';
 import type { VirtualTime } from '../virtual-time.js';
 
@@ -13,4 +14,6 @@ export interface Surroundings {
   readonly hasFaults: boolean;
   /** Notes that an invariant was broken. */
   violated(invariant: string, what: string): void;
+  /** Notes that one was broken, as the judge's verdict on `what` shows. */
+  inconsistent(invariant: string, what: string, verdict: Inconsistent): void;
 }
