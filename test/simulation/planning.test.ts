@@ -49,6 +49,18 @@ describe('without variance and without load, times are what arithmetic says', ()
     expect(ten.groupStallMs?.max).toBeCloseTo(4 * 10, 6);
   });
 
+  test('as many servers as may be asked for', { timeout: 600_000 }, async () => {
+    const args = ['--servers', '100000', '--rtt', '200us', '--max-stall', '1min', ...exact, '--runs', '1'];
+    const cost = ['--message-cost', '10us'];
+    const result = await runCli(['simulate', '--json', '--seed', '1', ...args, ...cost], {
+      timeoutMs: 600_000,
+    });
+    expectDone(result);
+    const [forecast] = document(result)['forecasts'] as Forecast[];
+    expect(forecast).toMatchObject({ servers: 100_000, runs: 1, failedRuns: 0, parkedWrites: 0 });
+    expect(forecast?.groupStallMs?.max).toBeCloseTo(4 * 0.01 * 100_000, 3);
+  });
+
   test('hold keeps each barrier up for its own copy and those before it', async () => {
     const { barrierMs, groupStallMs, backupMs } = await planOne(
       ...['--servers', '5', '--strategy', 'hold', '--rtt', '1s', ...exact],
@@ -124,14 +136,28 @@ describe('clients', () => {
   });
 
   test('a cut that takes longer than it may fails, and its clients waited all the same', async () => {
-    const { failedRuns, runs, groupStallMs, barrierMs, stallMs } = await planOne(
-      ...['--servers', '50', '--rtt', '10ms', '--max-stall', '12ms', '--tail', '1', '--load', '100'],
-    );
+    const result = await runCli([
+      ...['simulate', '--json', '--seed', '1', '--servers', '50', '--rtt', '10ms', '--max-stall', '12ms'],
+      ...['--tail', '1', '--load', '100'],
+    ]);
+    const { forecasts, warnings } = document(result) as { forecasts: Forecast[]; warnings: string[] };
+    expect(warnings).toEqual([expect.stringMatching(/^no backup of 50 servers by snapshot .*--max-stall/)]);
+    expect(result.exitCode).toBe(0);
+    const { failedRuns, runs, groupStallMs, barrierMs, stallMs } = forecasts[0] as Forecast;
     expect(failedRuns).toBe(runs);
     expect(groupStallMs).toBeNull();
     // The lease ends them, if nobody else does.
     expect(barrierMs?.max).toBeLessThanOrEqual(12.000001);
     expect(stallMs?.p50).toBeGreaterThan(1);
+  });
+
+  test('some cuts may take longer than they may, and others not', async () => {
+    const { failedRuns, runs, groupStallMs } = await planOne(
+      ...['--servers', '1', '--rtt', '10ms', '--max-stall', '22ms'],
+    );
+    expect(failedRuns).toBeGreaterThan(0);
+    expect(failedRuns).toBeLessThan(runs);
+    expect(groupStallMs?.max).toBeLessThanOrEqual(22);
   });
 });
 

@@ -11,6 +11,7 @@ import { duration, filled, size, wholeNumber } from '../arguments.js';
 import type { CommandContext } from '../command.js';
 import { fileKinds, ReportFile } from '../report-file.js';
 import { columns } from '../table.js';
+import { count } from '../wording.js';
 
 export interface PlanFlags {
   servers: readonly number[];
@@ -83,6 +84,7 @@ export async function runPlan(flags: PlanFlags, { output, signal }: CommandConte
     seed,
     signal,
   });
+  output.warn(forecasts.filter(({ failedRuns, runs: all }) => failedRuns === all).map(describeFailure));
   // The numbers are worth telling even if the picture cannot be written.
   const failure = await svg?.tryPublish(await drawStalls(forecasts));
   output.result({ seed, assumptions, forecasts }, `${describe(forecasts)}\n\nseed ${seed}`, failure);
@@ -151,6 +153,13 @@ function describe(forecasts: readonly Forecast[]): string {
   ].join('\n');
 }
 
+function describeFailure({ strategy, servers }: Forecast): string {
+  return (
+    `no backup of ${count(servers, 'server')} by ${strategy} succeeds: barriers would be up for longer than ` +
+    '--max-stall allows; raise it to see for how long'
+  );
+}
+
 function timeOf(quantiles: Quantiles | null, quantile: keyof Quantiles): string {
   return quantiles === null ? '-' : longTime(quantiles[quantile]);
 }
@@ -188,7 +197,7 @@ function factor(option: string, from: number): (text: string) => number {
 
 function serverCounts(text: string): number[] {
   const counts = text.split(',').map(wholeNumber('--servers', 1));
-  const tooMany = counts.find((count) => count > MOST_SERVERS);
+  const tooMany = counts.find((servers) => servers > MOST_SERVERS);
   if (tooMany === undefined) return counts;
   throw new CofferdamError(
     'BAD_ARGUMENT',
