@@ -20,7 +20,7 @@ import { encodeInfo, encodeOption, encodeQueries, tableOf, uint32 } from './hagg
 import { Pipe } from './pipe.js';
 
 /** Connections; each has up to some dozens of options. RUNS=1000000 for a long run. */
-const runs = Number(process.env['RUNS'] ?? 10_000);
+const runs = Number(process.env['RUNS'] ?? 30_000);
 
 const context = (name: string): MetaContext => ({ name, describe: () => Promise.resolve([]) });
 const exports = [

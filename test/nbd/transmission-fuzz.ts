@@ -13,7 +13,6 @@ import {
 import { Random } from '#src/runtime/random';
 import { KiB } from '#src/runtime/sizes';
 import { testSeed } from '../support/seed.js';
-import { usedBytes } from '../support/used-bytes.js';
 import { encodeRequest, type WireRequest } from './wire.js';
 
 export const sizeBytes = 64 * KiB;
@@ -73,6 +72,9 @@ function randomStream(random: Random): Buffer {
   }
   return bytes;
 }
+
+/** Connections after which a process has the heap, the threads and the arenas that it needs. */
+const WARM_UP = 3000;
 
 interface Expected {
   cookie: bigint;
@@ -204,20 +206,26 @@ async function runOne(random: Random, connect: Connect): Promise<number> {
  * Whatever is sent is answered as the protocol says, without crash or hang.
  *
  * @param runs connections; each has some dozens of requests.
- * @returns by how many bytes the memory that is in use has grown meanwhile.
+ * @param memoryBytes how much memory is in use.
+ * @returns by how many bytes it has grown since the first {@link WARM_UP} connections.
  */
-export async function fuzzTransmission(runs: number, connect: Connect): Promise<number> {
+export async function fuzzTransmission(
+  runs: number,
+  connect: Connect,
+  memoryBytes: () => number,
+): Promise<number> {
   const seed = testSeed();
   let inputs = 0;
-  let warm = 0;
+  let warm: number | undefined;
   for (let run = 0; run < runs; run++) {
     try {
       inputs += await runOne(new Random(seed + run), connect);
     } catch (error) {
       throw new Error(`SEED=${seed + run} RUNS=1 shows it`, { cause: error });
     }
-    if (run === Math.floor(runs / 10)) warm = usedBytes();
+    if (run === WARM_UP) warm = memoryBytes();
   }
-  console.log(`${inputs} requests on ${runs} connections`);
-  return usedBytes() - warm;
+  const grown = warm === undefined ? 0 : memoryBytes() - warm;
+  console.log(`${inputs} requests on ${runs} connections, ${grown} bytes more`);
+  return grown;
 }

@@ -183,6 +183,33 @@ test('the document describes every route that there is', async () => {
   );
 });
 
+test('the document describes what every route answers, and how it refuses', async () => {
+  await using served = await serveCluster({ servers: [memory('a')] });
+  const { body } = await ask({ socketPath: served.socket }, 'GET', '/openapi.json');
+  type Answer = { content?: Record<string, { schema: { properties?: object } }> };
+  const { paths } = JSON.parse(body) as {
+    paths: Record<string, Record<string, { responses: Record<string, Answer> }>>;
+  };
+  const routes = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, { responses }]) => ({ route: `${method} ${path}`, responses })),
+  );
+  const fields = (answer: Answer | undefined, type: string): string[] =>
+    Object.keys(answer?.content?.[type]?.schema.properties ?? {});
+  for (const { route, responses } of routes) {
+    const { '4XX': refused, '5XX': failed, ...given } = responses;
+    for (const failure of [refused, failed])
+      expect(fields(failure, 'application/json'), route).toEqual(expect.arrayContaining(['code', 'message']));
+    expect(Object.keys(given), route).toHaveLength(1);
+    // No content is what 204 means.
+    for (const [status, { content }] of Object.entries(given))
+      expect(content !== undefined, route).toBe(status !== '204');
+  }
+  const events = routes.find(({ route }) => route === 'get /v1/backups/{job}/events')?.responses['200'];
+  expect(fields(events, 'text/event-stream')).toEqual(
+    expect.arrayContaining(['job', 'state', 'result', 'error']),
+  );
+});
+
 test('only the owner may open the socket', async () => {
   await using served = await serveCluster({ servers: [memory('a')] });
   expect((await stat(served.socket)).mode & 0o777).toBe(0o600);

@@ -10,3 +10,9 @@ export function usedBytes(): number {
   const { heapUsed, arrayBuffers } = process.memoryUsage();
   return heapUsed + arrayBuffers;
 }
+
+/** What this process takes of the machine, also what the native core allocates, after what it does not need was collected. */
+export function residentBytes(): number {
+  collect();
+  return process.memoryUsage.rss();
+}

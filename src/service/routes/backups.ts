@@ -5,6 +5,12 @@ import { backupRequest, jobStatus, type JobStatusBody } from '../control-schema.
 
 const ofJob = z.object({ job: z.coerce.number().int() });
 
+/** How the job stands, again and again: each time `event: status` and this as `data`. */
+const jobEvents = {
+  description: 'Events called status, with this as data',
+  content: { 'text/event-stream': { schema: jobStatus } },
+};
+
 /** Backups that run in this process, and so read its devices directly. */
 export function addBackupRoutes(routes: ControlServer, { jobs }: ControlContext): void {
   routes.get(
@@ -39,12 +45,13 @@ export function addBackupRoutes(routes: ControlServer, { jobs }: ControlContext)
     },
     ({ params }) => jobs.cancel(params.job),
   );
-  routes.get(
+  routes.get<{ Params: z.infer<typeof ofJob>; Reply: Readable }>(
     '/v1/backups/:job/events',
     {
       schema: {
         summary: "The job's status after each change, as server-sent events; ends with the job",
         params: ofJob,
+        response: { 200: jobEvents, ...failures },
       },
     },
     async ({ params }, reply) => {
