@@ -5,6 +5,7 @@ import { temporaryDirectory } from './directory.js';
 export interface FioRequests {
   reads: number;
   writes: number;
+  trims: number;
 }
 
 /** Runs one job of fio on an NBD export. Rejects if a request fails, or what is read is not what was written. */
@@ -23,10 +24,19 @@ export async function runFio(
   );
   const said = `${stdout}${stderr}`;
   const report = JSON.parse(stdout.slice(stdout.indexOf('{'))) as {
-    jobs: { error: number; read: { total_ios: number }; write: { total_ios: number } }[];
+    jobs: {
+      error: number;
+      read: { total_ios: number };
+      write: { total_ios: number };
+      trim: { total_ios: number };
+    }[];
   };
   if (exitCode !== 0 || report.jobs.some(({ error }) => error !== 0)) throw new Error(`fio failed: ${said}`);
   const sum = (of: (job: (typeof report.jobs)[number]) => number): number =>
     report.jobs.reduce((total, job) => total + of(job), 0);
-  return { reads: sum(({ read }) => read.total_ios), writes: sum(({ write }) => write.total_ios) };
+  return {
+    reads: sum(({ read }) => read.total_ios),
+    writes: sum(({ write }) => write.total_ios),
+    trims: sum(({ trim }) => trim.total_ios),
+  };
 }

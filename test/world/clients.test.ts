@@ -12,7 +12,7 @@ import { StripedDevice } from '#src/devices/striped';
 import { KiB, MiB } from '#src/runtime/sizes';
 import { StorageServer } from '#src/servers/server';
 import { serve } from '../nbd/haggler.js';
-import { randomBytes, readBytes } from '../support/bytes.js';
+import { differenceAt, randomBytes, readBytes } from '../support/bytes.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
 import { runFio } from '../support/fio.js';
 import { run } from '../support/loop-device.js';
@@ -178,9 +178,17 @@ describe.each(Object.entries(writable))('%s', (_, open) => {
     expect(now.equals(content)).toBe(true);
 
     const job = { size: '8m', bs: '4k', iodepth: 32, verify: 'crc32c', do_verify: 1, verify_fatal: 1 };
-    await runFio(uri, { rw: 'randwrite', ...job });
-    await runFio(uri, { rw: 'randtrim', size: '8m', bs: '64k', iodepth: 8 });
-    await runFio(uri, { rw: 'randwrite', ...job, bsrange: '512-128k', fsync: 16 });
+    expect(await runFio(uri, { rw: 'randwrite', ...job })).toEqual({ reads: 2048, writes: 2048, trims: 0 });
+    const before = Buffer.from(await readBytes(subject.device));
+    const region = { offset: '1m', size: '4m', bs: '32k' };
+    expect(await runFio(uri, { rw: 'randtrim', ...region, iodepth: 8 })).toMatchObject({ trims: 128 });
+    const after = Buffer.from(await readBytes(subject.device));
+    // All that was trimmed may hold anything, and nothing else.
+    before.copy(after, MiB, MiB, 5 * MiB);
+    expect(differenceAt(after, before)).toBeUndefined();
+    const varied = await runFio(uri, { rw: 'randwrite', ...job, bsrange: '512-128k', fsync: 16 });
+    expect(varied.reads).toBeGreaterThan(0);
+    expect(varied.reads).toBe(varied.writes);
   });
 });
 
@@ -195,7 +203,9 @@ describe.each(Object.entries(readOnly))('%s', (_, open) => {
     expect(await nbdinfo(uri)).toMatchObject({ exports: [{ is_read_only: true }] });
     const { exitCode } = await runProcess('qemu-io', ['-f', 'raw', '-c', 'write 0 512', uri]);
     expect(exitCode).not.toBe(0);
-    await runFio(uri, { rw: 'randread', size: '16m', bs: '4k', iodepth: 32 });
+    expect(await runFio(uri, { rw: 'randread', size: '16m', bs: '4k', iodepth: 32 })).toMatchObject({
+      reads: 4096,
+    });
     expect(Buffer.from(await readBytes(subject.device)).equals(content)).toBe(true);
   });
 });
