@@ -1,6 +1,10 @@
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { describe, expect, test } from 'vitest';
 import { NbdDevice } from 'cofferdam';
+import { Command, Option } from '#src/nbd/protocol';
+import { parseNbdUri } from '#src/nbd/uri';
+import { encodeInfo, encodeOption, Haggler, uint32 } from '../nbd/haggler.js';
+import { encodeRequest } from '../nbd/wire.js';
 import { differenceAt, randomBytes, readBytes } from '../support/bytes.js';
 import { program, runCli } from '../support/cli.js';
 import { temporaryDirectory, type TemporaryDirectory } from '../support/directory.js';
@@ -62,6 +66,40 @@ test('a volume is where its servers are', async () => {
   await twins.write(MiB, bytes);
   await using b = await NbdDevice.open(served.uriOf('b'));
   expect(differenceAt(await readBytes(b, MiB, bytes.length), bytes)).toBeUndefined();
+});
+
+test('a flood of clients that come and go, and of what is no NBD, is not a line in its log', async () => {
+  await using directory = temporaryDirectory();
+  const listen = `listen: 'nbd://127.0.0.1:0'\n`;
+  await using served = await startCli(['serve', await clusterFile(directory, `${listen}${twoServers}`)]);
+  const { address } = parseNbdUri(served.uriOf('a'));
+  const openExport = encodeOption(Option.Go, encodeInfo('a'));
+  const said = [
+    Buffer.alloc(0),
+    Buffer.from([0, 0]),
+    Buffer.from('GET / HTTP/1.1\r\n\r\n'),
+    Buffer.concat([uint32(3), encodeOption(Option.StartTls), Buffer.alloc(100, 1)]),
+    Buffer.concat([
+      uint32(3),
+      openExport,
+      encodeRequest({ command: Command.Write, payload: new Uint8Array(9) }),
+    ]),
+    Buffer.concat([uint32(3), openExport, Buffer.alloc(100, 1)]),
+  ];
+  for (let round = 0; round < 20; round++) {
+    const clients = await Promise.all(Array.from({ length: 30 }, () => Haggler.connect(address)));
+    clients.forEach(({ socket, stream }, i) => {
+      stream.write(said[i % said.length] ?? '');
+      // Half of them in order, half of them not.
+      if (i % 4 < 2) socket.end();
+      else socket.resetAndDestroy();
+    });
+    // Whoever can be served comes after all of them in the queue to be accepted.
+    await using device = await NbdDevice.open(served.uriOf('a'), { connections: 1 });
+    await device.read(0, new Uint8Array(512));
+    for (const client of clients) client[Symbol.dispose]();
+  }
+  expect(await served.stop()).toEqual({ exitCode: 0, stderr: 'cofferdam: stopping\n' });
 });
 
 test('SIGTERM under writes: it exits with 0, and every write that was answered is in the files', async () => {

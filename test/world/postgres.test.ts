@@ -29,6 +29,35 @@ async function mountOpen(uri: string, options?: { make?: boolean }): Promise<Fil
   return fileSystem;
 }
 
+/** Transactions of pgbench until it is told to stop, however long the backups take. */
+class Load {
+  readonly #postgres: Postgres;
+  readonly #ended: Promise<void>;
+  #isStopping = false;
+
+  constructor(postgres: Postgres) {
+    this.#postgres = postgres;
+    this.#ended = this.#run();
+    // Looked at by whoever stops it.
+    this.#ended.catch(() => {});
+  }
+
+  /** How many there were. */
+  async transactions(): Promise<number> {
+    return Number(await this.#postgres.query('select count(*) from pgbench_history'));
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopping = true;
+    await this.#ended;
+  }
+
+  async #run(): Promise<void> {
+    // Each leaves what the one before has noted.
+    while (!this.#isStopping) await this.#postgres.run('pgbench', '-n', '-c', '2', '-T', '2', 'postgres');
+  }
+}
+
 /** What is wrong with a restored pair, if anything. */
 async function examine(directory: TemporaryDirectory, committed: number): Promise<string | undefined> {
   await using served = await startCli(['serve', await writeCluster(directory, 'again', 'restored')]);
@@ -63,11 +92,13 @@ needs(...mountNeeds, ...postgresNeeds)(
       await using postgres = await Postgres.create(data.path, log.path);
       await postgres.run('pgbench', '-i', '-q', 'postgres');
       const ledger = await postgres.keepLedger();
-      const load = postgres.run('pgbench', '-c', '2', '-T', String(4 + 2 * backups), 'postgres');
+      const load = new Load(postgres);
       await expect.poll(() => ledger.committed).toBeGreaterThan(10);
+      await expect.poll(() => load.transactions()).toBeGreaterThan(10);
       for (let i = 0; i <= backups; i++) {
         const isLast = i === backups;
         committed.push(ledger.committed);
+        const transactions = await load.transactions();
         const { exitCode, stderr } = await runCli([
           'backup',
           '--to',
@@ -78,9 +109,10 @@ needs(...mountNeeds, ...postgresNeeds)(
         ]);
         expect(exitCode, stderr).toBe(0);
         await expect.poll(() => ledger.committed).toBeGreaterThan((committed.at(-1) ?? 0) + 10);
+        await expect.poll(() => load.transactions()).toBeGreaterThan(transactions + 10);
       }
       await ledger.stop();
-      await load;
+      await load.stop();
       await postgres.stop();
       expect(await served.stop()).toMatchObject({ exitCode: 0 });
     }
